@@ -1,0 +1,173 @@
+"""Every check, on the notebooks as they are on disk; nothing in the tree is changed.
+
+    python .ci/test.py [--latest] [--flags "slow cuda"] [NOTEBOOK ...]
+
+Each notebook runs in a process of its own under nbdev's `nbdev_test`, a few at a time. Naming notebooks (any part
+of the path will do) runs only those. `--latest` is for an environment with the newest nbdev, fastai and fastcore.
+"""
+import argparse, ast, json, os, re, shutil, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, LIB = ROOT/'nbs', ROOT/'tinycourse'
+BIN = Path(sys.executable).parent
+LIMIT = int(os.environ.get('LIMIT', 1200))  # seconds that one notebook may take
+TREE = ['settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'nbs', 'tinycourse']
+NBDEV_TEST = 'import sys; from nbdev.test import nbdev_test as t; t.__wrapped__(path=sys.argv[1], flags=sys.argv[2], n_workers=0)'
+
+
+class Skip(Exception): "A check that cannot run here, with the reason"
+
+
+def notebooks(names=()) -> list:
+    "Every notebook of the course, or those whose path contains one of `names`"
+    found = sorted(p for p in NBS.rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(NBS).parts))
+    return [p for p in found if not names or any(n in p.as_posix() for n in names)]
+
+
+def run(*cmd, cwd=ROOT, env=None, timeout=None) -> str:
+    "Run a command; what it said, or an AssertionError with the end of that"
+    try: r = subprocess.run([str(c) for c in cmd], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            stdin=subprocess.DEVNULL, text=True, errors='replace', timeout=timeout)
+    except subprocess.TimeoutExpired as e: raise AssertionError(f'stopped after {timeout} s') from e
+    assert r.returncode == 0, '\n'.join(r.stdout.strip().splitlines()[-60:]) or f'exit status {r.returncode}'
+    return r.stdout
+
+
+def copy_tree(to: Path):
+    "The part of the repository that nbdev reads and writes"
+    for name in TREE:
+        if (ROOT/name).is_dir(): shutil.copytree(ROOT/name, to/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', '_proc'))
+        elif (ROOT/name).exists(): shutil.copy(ROOT/name, to/name)
+
+
+def changed(to: Path, pattern: str) -> list:
+    "Files that differ from the repository's after a command ran in the copy"
+    names = {p.relative_to(d).as_posix() for d in (ROOT, to) for top in TREE for p in [d/top, *(d/top).rglob('*')]
+             if p.is_file() and p.match(pattern) and '.ipynb_checkpoints' not in p.parts}
+    same = lambda n: (to/n).is_file() and (ROOT/n).is_file() and (to/n).read_bytes() == (ROOT/n).read_bytes()
+    return sorted(n for n in names if not same(n))
+
+
+def check_clean():
+    "Notebooks clean"
+    with tempfile.TemporaryDirectory() as tmp:
+        copy_tree(Path(tmp))
+        run(BIN/'nbdev_clean', cwd=tmp)
+        bad = changed(Path(tmp), '*.ipynb')
+    assert not bad, f'run `make clean`, which cleans: {", ".join(bad)}'
+
+
+def mixes_imports(nb) -> list:
+    "Cells of an api notebook with imports and other code: nbdev runs those, alone, when it builds the site"
+    code = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
+    exports = lambda s: re.search(r'^#\|\s*(exports?|exporti|exec_doc)\b', s, re.M)
+    if not any(map(exports, code)): return []
+    has = lambda tree, *types: any(isinstance(n, types) for n in ast.walk(tree))
+    plain = [s for s in code if not exports(s) and 'import' in s and not re.search(r'^\s*[%!]|^#\|\s*eval:\s*false', s, re.M)]
+    return [s for s in plain if has(ast.parse(s), ast.Import, ast.ImportFrom) and has(ast.parse(s), ast.Expr, ast.Assign)]
+
+
+def check_manners():
+    "Notebook manners"
+    bad, here = [], [str(ROOT), *([str(Path.home())] if len(str(Path.home())) > 2 else [])]
+    for p in notebooks():
+        nb, name = json.loads(p.read_text(encoding='utf-8')), p.relative_to(ROOT)
+        first = ''.join(nb['cells'][0]['source']) if nb['cells'] else ''
+        if not re.match(r'# \S', first): bad.append(f'{name}: the first cell is not a title (`# ...`)')
+        elif [l for l in first.splitlines() if l.strip() and l[0] not in '#>-']:
+            bad.append(f'{name}: text beside the title is lost on the site; give it a cell of its own')
+        bad += [f'{name}: imports share a cell with other code; give them their own: ' + ' '.join(re.sub('#[|].*', '', s).split()[:6])
+                for s in mixes_imports(nb)]
+        if p.stat().st_size > 1_000_000: bad.append(f'{name}: {p.stat().st_size/1e6:.1f} MB; keep it under 1 MB')
+        outs = [o for c in nb['cells'] for o in c.get('outputs', [])]
+        if any(o['output_type'] == 'error' for o in outs): bad.append(f'{name}: an output is an error')
+        words = json.dumps([{k: v for k, v in o.get('data', o).items() if not k.startswith('image')} for o in outs])
+        bad += [f'{name}: an output names {h}, a folder of this machine' for h in here if h+'/' in words]
+    assert not bad, '\n'.join(bad)
+
+
+def check_exports():
+    "Exports in step"
+    with tempfile.TemporaryDirectory() as tmp:
+        copy_tree(Path(tmp))
+        shutil.rmtree(Path(tmp)/'tinycourse')
+        (Path(tmp)/'tinycourse').mkdir()
+        shutil.copy(LIB/'__init__.py', Path(tmp)/'tinycourse')
+        run(BIN/'nbdev_export', cwd=tmp)
+        bad = changed(Path(tmp), '*.py') + changed(Path(tmp), 'pyproject.toml')
+        orphans = [n for n in bad if not (Path(tmp)/n).exists()]
+    assert not orphans, f'no notebook exports {", ".join(orphans)}: delete it'
+    assert not bad, f'run `make export`, which rewrites: {", ".join(bad)}'
+
+
+def check_exports_latest():
+    "Exports in step, but for comments"
+    code = lambda p: ast.dump(ast.Module([n for n in ast.parse(p.read_text(encoding='utf-8')).body
+                                          if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))], []))
+    with tempfile.TemporaryDirectory() as tmp:
+        copy_tree(Path(tmp))
+        run(BIN/'nbdev-export', cwd=tmp)
+        bad = [p.name for p in sorted(LIB.glob('*.py')) if p.name[0] != '_' and code(p) != code(Path(tmp)/'tinycourse'/p.name)]
+    assert not bad, f'the newest nbdev exports other code into: {", ".join(bad)}'
+
+
+def check_site():
+    "Site and README in step"
+    if sys.version_info < (3, 11): raise Skip('smalldocs, which builds the site, needs Python 3.11')
+    run(sys.executable, ROOT/'.ci'/'docs.py', '--check')
+
+
+def report(name: str, seconds: float, error=None):
+    "One line for one result, and what went wrong under it"
+    word = 'ok' if error is None else f'skipped: {error}' if isinstance(error, Skip) else 'FAILED'
+    print(f'  {name:<44} {seconds:6.1f} s  {word}', flush=True)
+    if word == 'FAILED': print('\n'.join(f'      {l}' for l in str(error).splitlines()), flush=True)
+
+
+def timed(name: str, f):
+    "Run one check or notebook: (name, None or what went wrong)"
+    t, error = time.time(), None
+    try: f()
+    except (AssertionError, Skip) as e: error = e
+    report(name, time.time()-t, error)
+    return name, error
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('names', nargs='*', help='run only notebooks whose path contains one of these')
+    p.add_argument('--flags', default='', help='run cells with these flags too: slow, cuda')
+    p.add_argument('--latest', action='store_true', help='the newest nbdev: leave out what only the pinned one can check')
+    args = p.parse_args()
+    start, nbs = time.time(), notebooks(args.names)
+    if not nbs: sys.exit(f'no notebook has {args.names} in its path')
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    workers = max(1, min(4, cores//int(os.environ.get('THREADS', 1)), len(nbs)))
+    threads = max(1, cores//workers)
+    env = {**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'OMP_NUM_THREADS': str(threads), 'PYTHONWARNINGS': 'ignore'}
+
+    checks = [] if args.names else [check_exports_latest] if args.latest else [check_clean, check_manners, check_exports, check_site]
+    if checks: print('==> Checking the tree', flush=True)
+    results = [timed(c.__doc__, c) for c in checks]
+
+    flagged = sum(bool(re.search(r'^#\|\s*(slow|cuda)\b', ''.join(c['source']), re.M))
+                  for nb in nbs for c in json.loads(nb.read_text(encoding='utf-8'))['cells'])
+    print(f'==> Running {len(nbs)} notebooks, {workers} at a time with {threads} thread(s) each'
+          f'{f"; {flagged} cells marked slow or cuda" if flagged else ""}', flush=True)
+    one = lambda nb: timed(nb.relative_to(NBS).as_posix(),
+                           lambda: run(sys.executable, '-c', NBDEV_TEST, nb, args.flags, env=env, timeout=LIMIT))
+    t = time.time()
+    with ThreadPoolExecutor(workers) as pool: results += pool.map(one, nbs)
+
+    failed = [n for n, e in results if e is not None and not isinstance(e, Skip)]
+    skipped = [n for n, e in results if isinstance(e, Skip)]
+    print(f'==> {len(nbs)} notebooks executed in {time.time()-t:.0f} s, {len(checks)} checks; {time.time()-start:.0f} s in all')
+    for n in failed: print(f'    failed: {n}')
+    print(f'{len(results)-len(failed)-len(skipped)} passed, {len(failed)} failed' + (f', {len(skipped)} skipped' if skipped else ''))
+    sys.exit(bool(failed))
+
+
+if __name__ == '__main__': main()
