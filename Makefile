@@ -21,7 +21,7 @@ help:  ## Show this list
 
 train: $(STAMP)  ## Train on the built-in sample: a minute or two (ARGS="--epochs 3")
 	@echo "==> Training ResNet18 on the built-in sample: about two minutes on two cores"
-	@$(BIN)/tinycourse train --data sample $(ARGS)
+	@$(BIN)/tinycourse train --data sample --baseline $(ARGS)
 
 test: $(STAMP)  ## Run every check (NB=lessons/01 for one notebook, FLAGS="slow cuda" for all cells)
 	@$(BIN)/python .ci/test.py --flags "$(FLAGS)" $(NB)

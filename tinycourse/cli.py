@@ -75,7 +75,7 @@ def _doctor(args):
     for o in df.itertuples(): print(f'{"ok  " if o.ok else "FAIL"}  {o.what:18}{o.found}' + ('' if o.ok else f'\n      cure: {o.cure}'))
     return 0 if df.ok.all() else 1
 
-# %% ../nbs/api/14_cli.ipynb #82111be6
+# %% ../nbs/api/14_cli.ipynb #0bca66d7
 def _plain_words(
     e:BaseException # Anything that was raised
 ): # One line for the user, or None if this is a bug
@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser: # With all subcommands
     for add in (_add_train, _add_data, _add_doctor): add(sub)
     return p
 
+# %% ../nbs/api/14_cli.ipynb #bfcaf5f8
 def main(
     argv:list|None=None # Words of the command line; None for those of the process
 ) -> int: # Exit status

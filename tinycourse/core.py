@@ -15,7 +15,7 @@ import numpy as np, torch
 warnings.filterwarnings('ignore', message='.*torch.jit.script. is deprecated')  # fastai 2.8 says it at import; no reader can mend it
 from fastai.data.external import fastai_path
 
-# %% ../nbs/api/00_core.ipynb #f19ac7bf
+# %% ../nbs/api/00_core.ipynb #5fec4a06
 class TinyCourseError(Exception):
     "Something a reader can mend: the `cause`, then the `cure`"
     def __init__(self,
@@ -26,7 +26,10 @@ class TinyCourseError(Exception):
         super().__init__(cause, cure)
     def __str__(self): return f'{self.cause}. {self.cure}'.strip() if self.cure else self.cause
 
+# %% ../nbs/api/00_core.ipynb #0691ad02
 class DataError(TinyCourseError): "Data that is missing, damaged, or not what it claims to be"
+
+# %% ../nbs/api/00_core.ipynb #4bf6c1cf
 class ConfigError(TinyCourseError): "An argument or setting that cannot work"
 
 # %% ../nbs/api/00_core.ipynb #cea3e1f9
@@ -58,13 +61,14 @@ def _umask():
     mask = os.umask(0); os.umask(mask)
     return mask
 
-# %% ../nbs/api/00_core.ipynb #e3368b6b
+# %% ../nbs/api/00_core.ipynb #9b4c601d
 def seed_everything(
     seed:int # Any integer, 0 to 2**32-1
 ):
     "Seed Python's, NumPy's and PyTorch's global generators"
     random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
 
+# %% ../nbs/api/00_core.ipynb #6e1d2ff2
 def rng_state() -> dict: # Lists, numbers and tensors only, so that `torch.load(weights_only=True)` reads it back
     "Where the global random generators stand now"
     kind,keys,*rest = np.random.get_state()
@@ -72,6 +76,7 @@ def rng_state() -> dict: # Lists, numbers and tensors only, so that `torch.load(
     if torch.cuda.is_available(): state['cuda'] = torch.cuda.get_rng_state_all()
     return state
 
+# %% ../nbs/api/00_core.ipynb #7e180e53
 def set_rng_state(
     state:dict # What `rng_state` returned
 ):
@@ -94,17 +99,19 @@ def isolated_rng(
         yield
     finally: set_rng_state(state)
 
-# %% ../nbs/api/00_core.ipynb #a62cee31
+# %% ../nbs/api/00_core.ipynb #827a0a10
 def best_device() -> torch.device: # `cuda`, `mps` or `cpu`
     "The fastest device that PyTorch can use here, as fastai's `default_device` picks it"
     if torch.cuda.is_available(): return torch.device('cuda', torch.cuda.current_device())
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
+# %% ../nbs/api/00_core.ipynb #82f5e7b4
 def cpu_has_bf16() -> bool: # Whether this CPU computes in bfloat16 rather than emulating it
     "True on CPUs with AVX512-BF16 or AMX, where bf16 pays off"
     checks = [getattr(torch.cpu, o, None) for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')]
     return any(f() for f in checks if f is not None)
 
+# %% ../nbs/api/00_core.ipynb #a884714c
 def best_precision(
     device:torch.device|str|None=None # Where the model will run; None for `best_device()`
 ) -> str: # 'bf16', 'fp16' or 'fp32'

@@ -129,7 +129,7 @@ def channel_stats(
     mean = s/n
     return (mean/255).tolist(), (np.sqrt(s2/n - mean**2)/255).tolist()
 
-# %% ../nbs/api/03_data.ipynb #3610956c
+# %% ../nbs/api/03_data.ipynb #7ad07812
 def open_picture(
     path:str|Path # A picture file
 ) -> PILImage: # In RGB, also where the file is grayscale
@@ -137,6 +137,7 @@ def open_picture(
     try: return PILImage.create(path)
     except Exception as e: raise DataError(f'{path} is not a readable picture ({type(e).__name__})', 'Fetch the data again, or remove the file together with its line in the box file') from None
 
+# %% ../nbs/api/03_data.ipynb #8e996bf1
 def _as_rows(items): return list(items.itertuples(index=False))
 
 class _Splitter:

@@ -74,7 +74,7 @@ class GradCAM:
         if t.min() < 0 or t.max() >= c: raise ConfigError(f'target {int(t.max() if t.max() >= c else t.min())} is not a class', f'Classes run from 0 to {c-1}')
         return t
 
-# %% ../nbs/api/12_gradcam.ipynb #de066371
+# %% ../nbs/api/12_gradcam.ipynb #93a87ecb
 def upsample(
     heat:torch.Tensor, # n x h x w heatmaps
     size:tuple # Height and width to stretch them to
@@ -82,6 +82,7 @@ def upsample(
     "Stretch heatmaps to a picture's size, smoothly"
     return F.interpolate(heat[:,None], size=tuple(size), mode='bicubic', align_corners=False)[:,0].clamp(0,1)
 
+# %% ../nbs/api/12_gradcam.ipynb #70a03902
 def overlay(
     pic:torch.Tensor, # 3 x h x w, values from 0 to 1
     heat:torch.Tensor, # A heatmap of any size, values from 0 to 1

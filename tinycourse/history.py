@@ -74,7 +74,7 @@ class ModelHistory(Callback):
         "Go on from a checkpoint"
         self.rows,self.batches = list(state['rows']),[tuple(o) for o in state['batches']]
 
-# %% ../nbs/api/09_history.ipynb #f3bab1e5
+# %% ../nbs/api/09_history.ipynb #4a1f1837
 train_colour,valid_colour,accent_colour = '#E69F00','#0072B2','#009E73'
 
 def _tidy(ax, xlabel, ylabel):
@@ -101,6 +101,7 @@ def plot_history(
     a.legend(frameon=False); fig.suptitle(title)
     return fig
 
+# %% ../nbs/api/09_history.ipynb #e21da390
 def plot_lr_trend(
     batches, # (epoch as a fraction, learning rate, momentum) for every batch: `ModelHistory.batches`
     title:str='' # Above the picture

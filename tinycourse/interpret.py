@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['predictions', 'misclassified', 'class_accuracy', 'plain_batch', 'plot_misclassified']
 
-# %% ../nbs/api/11_interpret.ipynb #e24154f4
+# %% ../nbs/api/11_interpret.ipynb #308869a7
 import matplotlib.pyplot as plt, pandas as pd, torch
 from pathlib import Path
-from fastai.vision.all import Learner
+from fastai.vision.all import Learner, Normalize, to_device
 
 # %% ../nbs/api/11_interpret.ipynb #ada833e6
 def predictions(
@@ -22,7 +22,7 @@ def predictions(
         truth=[vocab[i] for i in truth], predicted=[vocab[i] for i in pred],
         prob=prob.numpy(), prob_truth=scores.gather(1, truth[:,None].long())[:,0].numpy()))
 
-# %% ../nbs/api/11_interpret.ipynb #b637b58f
+# %% ../nbs/api/11_interpret.ipynb #9764d0d1
 def misclassified(
     learn:Learner # A trained classifier on `tiny_dls`
 ) -> pd.DataFrame: # As `predictions`, mistakes only
@@ -30,6 +30,7 @@ def misclassified(
     df = predictions(learn)
     return df[df.truth != df.predicted].sort_values('prob', ascending=False, ignore_index=True)
 
+# %% ../nbs/api/11_interpret.ipynb #3809d035
 def class_accuracy(
     learn:Learner # A trained classifier on `tiny_dls`
 ) -> pd.DataFrame: # Index: class name; columns: pictures, accuracy (0 to 1), mistaken_for (the most frequent wrong answer)
@@ -40,17 +41,19 @@ def class_accuracy(
     wrong = df[~df.right].groupby('truth').predicted.agg(lambda o: o.mode()[0])
     return res.assign(mistaken_for=wrong.reindex(res.index).fillna('')).sort_values('accuracy', kind='stable').rename_axis('class')
 
-# %% ../nbs/api/11_interpret.ipynb #86008955
+# %% ../nbs/api/11_interpret.ipynb #5cc4ab50
 def plain_batch(
     learn:Learner, # Its `dls` say how pictures are normalized
     idxs:list # Positions in the validation set
 ) -> tuple: # Normalized batch on the learner's device, and the pictures with values from 0 to 1
     "Validation pictures by position, as the model gets them and as a person sees them"
     dl = learn.dls.valid
-    batch = dl.after_batch(dl.to_device(dl.create_batch([dl.after_item(dl.dataset[int(i)]) for i in idxs])))
-    pics = dl.decode(batch)[0]
+    batch = dl.after_batch(to_device(dl.create_batch([dl.after_item(dl.dataset[int(i)]) for i in idxs]), dl.device))
+    norms = [f for f in dl.after_batch.fs if isinstance(f, Normalize)]
+    pics = norms[0].decode(batch[0]) if norms else batch[0]
     return batch[0].as_subclass(torch.Tensor),pics.as_subclass(torch.Tensor).float().clamp(0,1).cpu()
 
+# %% ../nbs/api/11_interpret.ipynb #3f8c99a8
 def plot_misclassified(
     learn:Learner, # A trained classifier on `tiny_dls`
     n:int=24, # How many pictures at most

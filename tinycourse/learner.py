@@ -6,22 +6,22 @@
 __all__ = ['recipes', 'get_recipe', 'recipe_tfms', 'CPUBf16', 'precision_cbs', 'tiny_learner', 'linear_accuracy',
            'load_checkpoint', 'Checkpoint']
 
-# %% ../nbs/api/10_learner.ipynb #78a858a2
+# %% ../nbs/api/10_learner.ipynb #17330bbf
 import copy, warnings
 from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np, torch
 from fastai.vision.all import (SGD, Callback, ChannelsLast, CrossEntropyLossFlat, DataLoaders, LabelSmoothingCrossEntropyFlat,
-                               Learner, MixedPrecision, L, ToTensor, accuracy, nn, noop, patch, to_float)
+                               Learner, MixedPrecision, L, accuracy, nn, noop, patch, to_float)
 from .augment import pad_crop_flip
 from .core import ConfigError, TinyCourseError, atomic_write, best_precision, rng_state, set_rng_state
 from .history import ModelHistory
 from .models import tiny_resnet18
 
-# %% ../nbs/api/10_learner.ipynb #e94c4bf7
+# %% ../nbs/api/10_learner.ipynb #5d127397
 recipes = dict(
-    course = dict(schedule='one_cycle', lr=0.1, moms=(0.95, 0.85, 0.95), pct_start=0.25,
+    course = dict(schedule='one_cycle', lr=0.2, moms=[0.95, 0.85, 0.95], pct_start=0.25,
                   wd=5e-4, label_smoothing=0.1, pad=8, flip=0.5))
 
 def get_recipe(
@@ -35,6 +35,7 @@ def get_recipe(
     if odd: raise ConfigError(f'a recipe has no setting {min(odd)!r}', f'Settings are: {", ".join(recipes["course"])}')
     return {**copy.deepcopy(recipes['course']), 'name': 'custom', **recipe}
 
+# %% ../nbs/api/10_learner.ipynb #ee833811
 def recipe_tfms(
     recipe:str|dict='course' # A name or a dict, as for `get_recipe`
 ) -> list: # For `tiny_dls(batch_tfms=...)`
@@ -42,7 +43,7 @@ def recipe_tfms(
     r = get_recipe(recipe)
     return pad_crop_flip(r['pad'], r['flip'])
 
-# %% ../nbs/api/10_learner.ipynb #6cd53b0f
+# %% ../nbs/api/10_learner.ipynb #4e95c632
 class CPUBf16(Callback):
     "Run the model's forward pass in bfloat16 on a CPU, as `MixedPrecision` does on a GPU; weights and loss stay in float32"
     order = 10
@@ -50,6 +51,7 @@ class CPUBf16(Callback):
     def after_pred(self): self.learn.pred = to_float(self.pred)
     def after_fit(self): self.model.__dict__.pop('forward', None)
 
+# %% ../nbs/api/10_learner.ipynb #950c1f2d
 def precision_cbs(
     precision:str, # 'bf16', 'fp16' or 'fp32'
     device:torch.device # Where the model will be
@@ -61,7 +63,7 @@ def precision_cbs(
     if device.type == 'cpu' and precision == 'bf16': return [CPUBf16()]
     raise ConfigError(f'{precision} does not work on {device.type}', "Use 'fp32' there")
 
-# %% ../nbs/api/10_learner.ipynb #c6c3f6f6
+# %% ../nbs/api/10_learner.ipynb #6b81595b
 def tiny_learner(
     dls:DataLoaders, # From `tiny_dls`
     recipe:str|dict='course', # A name from `recipes`, or changes to 'course'
@@ -85,6 +87,7 @@ def tiny_learner(
     learn.recipe,learn.stem,learn.precision = r,stem,precision
     return learn
 
+# %% ../nbs/api/10_learner.ipynb #e5c75a53
 @patch
 def fit_recipe(self:Learner,
     epochs:int, # How many epochs, 1 or more
@@ -97,25 +100,26 @@ def fit_recipe(self:Learner,
     r = getattr(self, 'recipe', None) or get_recipe()
     self.fit_one_cycle(epochs, lr or self.lr, moms=r['moms'], pct_start=r['pct_start'], cbs=cbs, start_epoch=start_epoch)
 
-# %% ../nbs/api/10_learner.ipynb #b924b631
+# %% ../nbs/api/10_learner.ipynb #26adb22b
 def linear_accuracy(
     dls:DataLoaders, # From `tiny_dls`
-    max_train:int=2000, # Training pictures to use at most
+    limit:int=2000, # Pictures to use at most, of the training set and of the validation set, spread evenly over each
     max_iter:int=50 # Steps of the solver
 ) -> float: # Validation accuracy, 0 to 1
     "Validation accuracy of logistic regression on the pixels of unaugmented pictures: the baseline to beat"
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
-    def pixels(ds, idxs): return torch.stack([ToTensor()(ds[int(i)][0]).flatten() for i in idxs]).numpy(), [int(ds[int(i)][1]) for i in idxs]
-    n = len(dls.train_ds)
-    (x,y),(xv,yv) = pixels(dls.train_ds, range(0, n, -(-n//max_train))),pixels(dls.valid_ds, range(len(dls.valid_ds)))
+    def pixels(ds):
+        some = [ds[i] for i in range(0, len(ds), -(-len(ds)//limit))]
+        return np.stack([np.asarray(pic).ravel() for pic,_ in some]), [int(y) for _,y in some]
+    (x,y),(xv,yv) = pixels(dls.train_ds),pixels(dls.valid_ds)
     scale = StandardScaler().fit(x)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # it need not converge to the last digit
         model = LogisticRegression(C=1e-4, max_iter=max_iter).fit(scale.transform(x), y)
     return float(model.score(scale.transform(xv), yv))
 
-# %% ../nbs/api/10_learner.ipynb #6a166367
+# %% ../nbs/api/10_learner.ipynb #ed4477e5
 def _plain(o):
     "Lists, dicts, numbers and tensors only: what `torch.load(weights_only=True)` reads"
     if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
@@ -133,6 +137,7 @@ def load_checkpoint(
     except FileNotFoundError: raise TinyCourseError(f'{path} does not exist', 'Name a run that was started with --out, or start a new one') from None
     except Exception as e: raise TinyCourseError(f'{path} is not a checkpoint ({type(e).__name__})', 'Start a new run') from None
 
+# %% ../nbs/api/10_learner.ipynb #f56035ee
 class Checkpoint(Callback):
     """Save everything a run needs to go on, after every epoch, whole or not at all.
     With `resume`, the run goes on from a saved state: pass `fit_recipe(..., start_epoch=state['epoch'])` too"""

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_files', 'run_defaults', 'write_report', 'run_record', 'Interrupted', 'train_run']
 
-# %% ../nbs/api/13_train.ipynb #bf791f8b
+# %% ../nbs/api/13_train.ipynb #048e4006
 import datetime, json, sys, time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt, torch
 from fastai.vision.all import Learner, ProgressCallback
 from .core import ConfigError, DataError, TinyCourseError, atomic_write, device_report, seed_everything
 from .data import tiny_dls
-from .external import get_data
+from .external import SOURCES, get_data
 from .gradcam import cam_panel
 from .interpret import plot_misclassified
 from .learner import Checkpoint, linear_accuracy, load_checkpoint, recipe_tfms, tiny_learner
@@ -44,7 +44,7 @@ def write_report(
     with atomic_write(out/'model.pth') as tmp: torch.save({k: v.cpu().contiguous() for k,v in learn.model.state_dict().items()}, tmp)
     with atomic_write(out/'run.json') as tmp: tmp.write_text(json.dumps(record, indent=1) + '\n')
 
-# %% ../nbs/api/13_train.ipynb #d1a59e37
+# %% ../nbs/api/13_train.ipynb #73830d37
 def run_record(
     learn:Learner, # A trained learner
     settings:dict, # What the run was asked to do
@@ -57,10 +57,10 @@ def run_record(
         seconds_per_epoch=round(float(df.seconds.median()), 2), seconds_training=round(float(df.seconds.sum()), 1),
         data=Path(str(settings['data'])).name, split=src, recipe=learn.recipe, lr=learn.lr, batch_size=learn.dls.bs, stem=learn.stem,
         precision=learn.precision, parameters=count_parameters(learn.model), seed=settings['seed'], size=settings['size'],
-        workers=learn.dls.train.num_workers, finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
+        workers=learn.dls.train.fake_l.num_workers, finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
         machine=device_report())
 
-# %% ../nbs/api/13_train.ipynb #5b8bfd72
+# %% ../nbs/api/13_train.ipynb #73dbc458
 run_defaults = dict(data='sample', classes=None, epochs=None, recipe='course', stem=None, bs=None, lr=None, size=None, seed=0,
                     split='70/30', amp='auto', workers=None, baseline=False)
 
@@ -70,7 +70,7 @@ def _settings(
     odd = set(given) - set(run_defaults)
     if odd: raise ConfigError(f'a run has no setting {min(odd)!r}', f'Settings are: {", ".join(run_defaults)}')
     s = {**run_defaults, **given}
-    if Path(str(s['data'])).exists(): s['data'] = str(Path(s['data']).resolve())
+    if s['data'] not in ('sample', *SOURCES) and Path(str(s['data'])).exists(): s['data'] = str(Path(s['data']).resolve())
     if s['epochs'] is None: s['epochs'] = 12 if s['data'] == 'sample' else 50
     if s['epochs'] < 1: raise ConfigError(f'epochs is {s["epochs"]}', 'Give at least 1')
     if s['lr'] is not None and not s['lr'] > 0: raise ConfigError(f'lr is {s["lr"]}', 'Give a learning rate above 0, such as 0.1')
@@ -116,7 +116,7 @@ def _check_same(
         if k in saved and saved[k] != v and str(saved[k]) != str(Path(str(v)).resolve()):
             raise ConfigError(f'the run was started with {k}={saved[k]}, not {v}', 'Leave the setting out, or start a new run')
 
-# %% ../nbs/api/13_train.ipynb #d4d8e4ec
+# %% ../nbs/api/13_train.ipynb #150e7804
 def _log_line(row): print('  '.join(f'{o:>10.4f}' if isinstance(o, float) else f'{o!s:>10}' for o in row), flush=True)
 
 def _fit(
@@ -141,6 +141,7 @@ def _in_notebook():
 
 class Interrupted(TinyCourseError): "The run was stopped by its user"
 
+# %% ../nbs/api/13_train.ipynb #ecf4021f
 def train_run(
     out:str|Path|None=None, # Folder for the run; None for runs/<date>, or with `resume` for the newest unfinished run
     resume:bool=False, # Go on with an interrupted run; its settings are taken from its checkpoint
