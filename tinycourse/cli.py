@@ -75,7 +75,7 @@ def _doctor(args):
     for o in df.itertuples(): print(f'{"ok  " if o.ok else "FAIL"}  {o.what:18}{o.found}' + ('' if o.ok else f'\n      cure: {o.cure}'))
     return 0 if df.ok.all() else 1
 
-# %% ../nbs/api/14_cli.ipynb #0bca66d7
+# %% ../nbs/api/14_cli.ipynb #d0ec4ad1
 def _plain_words(
     e:BaseException # Anything that was raised
 ): # One line for the user, or None if this is a bug
@@ -86,7 +86,7 @@ def _plain_words(
     if 'out of memory' in text.lower(): return 'the device is out of memory. Use a smaller --bs'
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
         return 'a worker process was killed, probably for lack of memory. Use --workers 0, or a smaller --bs'
-    if isinstance(e, OSError) and e.errno == 28: return 'the disk is full. Free some space; a run goes on with --resume'
+    if isinstance(e, OSError) and e.errno == 28 or 'PytorchStreamWriter failed' in text: return 'the disk is full. Free some space; a run goes on with --resume'
 
 def parser() -> argparse.ArgumentParser: # With all subcommands
     "The command line of `tinycourse`"

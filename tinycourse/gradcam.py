@@ -94,17 +94,18 @@ def overlay(
     colours = torch.as_tensor(plt.get_cmap(cmap)(heat.numpy())[...,:3]).float()
     return (1-alpha)*pic.cpu().float().permute(1,2,0).clamp(0,1) + alpha*colours
 
-# %% ../nbs/api/12_gradcam.ipynb #102b2617
+# %% ../nbs/api/12_gradcam.ipynb #44eaf544
 def cam_panel(
     learn:Learner, # A trained classifier
     idxs:list|None=None, # Positions in the validation set; None for `n` spread evenly over it
     n:int=8, # How many pictures when `idxs` is None
-    layer:nn.Module|None=None, # None for the last convolutional stage
+    layer:nn.Module|None=None, # None for the last stage; with the imagenet stem on small pictures the one before it, 4 x 4 fields instead of 2 x 2
     alpha:float=0.55 # Strength of the heatmap, 0 to 1
 ): # The matplotlib figure
     "Pictures of the validation set above their Grad-CAM heatmaps for the predicted class"
     if idxs is None: idxs = torch.linspace(0, len(learn.dls.valid_ds)-1, n).long().tolist()
     xb,pics = plain_batch(learn, idxs)
+    if layer is None and getattr(learn, 'stem', None) == 'imagenet' and xb.shape[-1] <= 64: layer = getattr(learn.model, 'layer3', None)
     with GradCAM(learn.model, layer) as cam:
         with torch.no_grad(): prob,pred = learn.model(xb).float().softmax(1).max(1)
         heat = cam(xb, pred)

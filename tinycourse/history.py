@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.callback.core import Callback
 from .core import TinyCourseError, atomic_write
 
-# %% ../nbs/api/09_history.ipynb #588b4a90
+# %% ../nbs/api/09_history.ipynb #6d017939
 _columns = ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'accuracy', 'lr', 'mom', 'seconds']
 
 class ModelHistory(Callback):
@@ -30,6 +30,7 @@ class ModelHistory(Callback):
     def before_train(self):
         self.n,self.loss_sum,self.right = 0,0.,0.
         self.training_epoch = True
+        self.batches = [o for o in self.batches if o[0] <= len(self.rows)]  # forget what an unfinished epoch left
 
     def after_batch(self):
         if not self.training or not len(self.yb): return
@@ -38,14 +39,14 @@ class ModelHistory(Callback):
         self.loss_sum = self.loss_sum + self.loss.detach().float()*n
         if self.pred.ndim == 2: self.right = self.right + (self.pred.detach().argmax(1) == self.yb[0]).sum()
         hyper = self.opt.hypers[-1]
-        self.batches.append((self.epoch + (self.iter+1)/self.n_iter, float(hyper['lr']), float(hyper.get('mom', float('nan')))))
+        self.batches.append((len(self.rows) + (self.iter+1)/self.n_iter, float(hyper['lr']), float(hyper.get('mom', float('nan')))))
 
     def after_epoch(self):
         if not getattr(self, 'training_epoch', False) or not self.n: return  # an epoch that a resumed run skips
         self.training_epoch = False
         valid = dict(zip(self.recorder.metric_names[1:], self.recorder.log[1:]))
         _,lr,mom = self.batches[-1]
-        self.rows.append(dict(epoch=self.epoch, train_loss=float(self.loss_sum)/self.n, train_accuracy=float(self.right)/self.n,
+        self.rows.append(dict(epoch=len(self.rows), train_loss=float(self.loss_sum)/self.n, train_accuracy=float(self.right)/self.n,
             valid_loss=valid.get('valid_loss'), accuracy=valid.get('accuracy'), lr=lr, mom=mom, seconds=time.perf_counter()-self.start))
         if self.path: self.write(self.path)
 
@@ -55,10 +56,14 @@ class ModelHistory(Callback):
         "Write the table to `path`, whole or not at all"
         with atomic_write(path) as tmp: self.df.to_csv(tmp, index=False)
 
-    def plot(self, title:str=''):
+    def plot(self,
+        title:str='' # Above the picture
+    ):
         "Loss and accuracy against epoch: `plot_history` of the table"
         return plot_history(self.df, title)
-    def plot_lr(self, title:str=''):
+    def plot_lr(self,
+        title:str='' # Above the picture
+    ):
         "Learning rate and momentum of every batch: `plot_lr_trend`"
         return plot_lr_trend(self.batches, title)
 
@@ -70,7 +75,9 @@ class ModelHistory(Callback):
     def state_dict(self) -> dict: # Plain lists and numbers
         "What a checkpoint has to keep"
         return dict(rows=self.rows, batches=self.batches)
-    def load_state_dict(self, state:dict):
+    def load_state_dict(self,
+        state:dict # What `state_dict` returned
+    ):
         "Go on from a checkpoint"
         self.rows,self.batches = list(state['rows']),[tuple(o) for o in state['batches']]
 

@@ -19,7 +19,7 @@ from .core import ConfigError, TinyCourseError, atomic_write, best_precision, rn
 from .history import ModelHistory
 from .models import tiny_resnet18
 
-# %% ../nbs/api/10_learner.ipynb #5d127397
+# %% ../nbs/api/10_learner.ipynb #30638afd
 recipes = dict(
     course = dict(schedule='one_cycle', lr=0.2, moms=[0.95, 0.85, 0.95], pct_start=0.25,
                   wd=5e-4, label_smoothing=0.1, pad=8, flip=0.5))
@@ -33,6 +33,7 @@ def get_recipe(
         return dict(copy.deepcopy(recipes[recipe]), name=recipe)
     odd = set(recipe) - set(recipes['course']) - {'name'}
     if odd: raise ConfigError(f'a recipe has no setting {min(odd)!r}', f'Settings are: {", ".join(recipes["course"])}')
+    if recipe.get('schedule', 'one_cycle') != 'one_cycle': raise ConfigError(f'schedule is {recipe["schedule"]!r}', "Give 'one_cycle'")
     return {**copy.deepcopy(recipes['course']), 'name': 'custom', **recipe}
 
 # %% ../nbs/api/10_learner.ipynb #ee833811
@@ -63,10 +64,10 @@ def precision_cbs(
     if device.type == 'cpu' and precision == 'bf16': return [CPUBf16()]
     raise ConfigError(f'{precision} does not work on {device.type}', "Use 'fp32' there")
 
-# %% ../nbs/api/10_learner.ipynb #6b81595b
+# %% ../nbs/api/10_learner.ipynb #df793567
 def tiny_learner(
     dls:DataLoaders, # From `tiny_dls`
-    recipe:str|dict='course', # A name from `recipes`, or changes to 'course'
+    recipe:str|dict='course', # A name from `recipes`, or changes to 'course'; its pad and flip act through `tiny_dls(batch_tfms=recipe_tfms(recipe))`
     stem:str|None=None, # 'small' or 'imagenet'; None for 'small' on a GPU, 'imagenet' on a CPU
     model:nn.Module|None=None, # Another network than `tiny_resnet18`
     precision:str|None=None, # 'bf16', 'fp16' or 'fp32'; None for what pays off on the device
@@ -82,21 +83,23 @@ def tiny_learner(
     fast = precision_cbs(precision, device) + ([ChannelsLast()] if precision != 'fp32' else [])
     eps = r['label_smoothing']
     loss = LabelSmoothingCrossEntropyFlat(eps=eps) if eps else CrossEntropyLossFlat()
-    learn = Learner(dls, model, loss_func=loss, opt_func=partial(SGD, mom=r['moms'][0]), lr=r['lr']*(dls.bs or 256)/256, wd=r['wd'], moms=r['moms'],
-                    wd_bn_bias=False, metrics=accuracy, cbs=[ModelHistory(history), *fast, *L(cbs)], **kwargs)
+    defaults = dict(loss_func=loss, opt_func=partial(SGD, mom=r['moms'][0], decouple_wd=False), lr=r['lr']*(dls.bs or 256)/256,
+                    wd=r['wd'], moms=r['moms'], wd_bn_bias=False, metrics=accuracy)
+    learn = Learner(dls, model.to(device), cbs=[ModelHistory(history), *fast, *L(cbs)], **{**defaults, **kwargs})
     learn.recipe,learn.stem,learn.precision = r,stem,precision
     return learn
 
-# %% ../nbs/api/10_learner.ipynb #e5c75a53
+# %% ../nbs/api/10_learner.ipynb #d6724525
 @patch
 def fit_recipe(self:Learner,
     epochs:int, # How many epochs, 1 or more
     lr:float|None=None, # Largest learning rate; None for the recipe's, in proportion to the batch size
     cbs=None, # More callbacks
-    start_epoch:int=0 # Skip this many epochs of the schedule (`Checkpoint` sets it when a run is continued)
+    start_epoch:int=0 # Skip this many epochs of the schedule (give `state['epoch']` when a run is continued)
 ):
     "Train as the learner's recipe says"
     if epochs < 1: raise ConfigError(f'epochs is {epochs}', 'Give at least 1')
+    if not len(self.dls.train): raise ConfigError(f'a batch of {self.dls.bs} is more than all {len(self.dls.train_ds)} training pictures', 'Give a smaller bs')
     r = getattr(self, 'recipe', None) or get_recipe()
     self.fit_one_cycle(epochs, lr or self.lr, moms=r['moms'], pct_start=r['pct_start'], cbs=cbs, start_epoch=start_epoch)
 
@@ -137,7 +140,7 @@ def load_checkpoint(
     except FileNotFoundError: raise TinyCourseError(f'{path} does not exist', 'Name a run that was started with --out, or start a new one') from None
     except Exception as e: raise TinyCourseError(f'{path} is not a checkpoint ({type(e).__name__})', 'Start a new run') from None
 
-# %% ../nbs/api/10_learner.ipynb #f56035ee
+# %% ../nbs/api/10_learner.ipynb #eb505767
 class Checkpoint(Callback):
     """Save everything a run needs to go on, after every epoch, whole or not at all.
     With `resume`, the run goes on from a saved state: pass `fit_recipe(..., start_epoch=state['epoch'])` too"""
@@ -163,7 +166,9 @@ class Checkpoint(Callback):
         s,self.resume = self.resume,None
         learn.model.load_state_dict(s['model'])
         learn.model_history.load_state_dict(s['history'])
-        if learn.opt: learn.opt.load_state_dict(s['opt'])
+        if learn.opt:
+            learn.opt.load_state_dict(s['opt'])  # fastai leaves these tensors where they were read: on the CPU
+            for p,st in learn.opt.state.items(): st.update({k: v.to(p.device) for k,v in st.items() if isinstance(v, torch.Tensor)})
         set_rng_state(s['rng']); learn.dls.train.rng.setstate(s['order'])
 
     def after_epoch(self):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_files', 'run_defaults', 'write_report', 'run_record', 'Interrupted', 'train_run']
 
-# %% ../nbs/api/13_train.ipynb #048e4006
+# %% ../nbs/api/13_train.ipynb #2641a063
 import datetime, json, sys, time
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .data import tiny_dls
 from .external import SOURCES, get_data
 from .gradcam import cam_panel
 from .interpret import plot_misclassified
-from .learner import Checkpoint, linear_accuracy, load_checkpoint, recipe_tfms, tiny_learner
+from .learner import Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, tiny_learner
 from .models import count_parameters
 
 # %% ../nbs/api/13_train.ipynb #8ad60db0
@@ -44,7 +44,7 @@ def write_report(
     with atomic_write(out/'model.pth') as tmp: torch.save({k: v.cpu().contiguous() for k,v in learn.model.state_dict().items()}, tmp)
     with atomic_write(out/'run.json') as tmp: tmp.write_text(json.dumps(record, indent=1) + '\n')
 
-# %% ../nbs/api/13_train.ipynb #73830d37
+# %% ../nbs/api/13_train.ipynb #8871405d
 def run_record(
     learn:Learner, # A trained learner
     settings:dict, # What the run was asked to do
@@ -55,12 +55,12 @@ def run_record(
     return dict(accuracy=float(df.accuracy.iloc[-1]), best_accuracy=float(df.accuracy.max()), train_accuracy=float(df.train_accuracy.iloc[-1]), **extra,
         n_train=src['n_train'], n_valid=src['n_valid'], n_classes=src['classes'], epochs=len(df),
         seconds_per_epoch=round(float(df.seconds.median()), 2), seconds_training=round(float(df.seconds.sum()), 1),
-        data=Path(str(settings['data'])).name, split=src, recipe=learn.recipe, lr=learn.lr, batch_size=learn.dls.bs, stem=learn.stem,
+        data=Path(str(settings['data'])).name, split=src, recipe=learn.recipe, lr=settings['lr'] or learn.lr, batch_size=learn.dls.bs, stem=learn.stem,
         precision=learn.precision, parameters=count_parameters(learn.model), seed=settings['seed'], size=settings['size'],
         workers=learn.dls.train.fake_l.num_workers, finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
         machine=device_report())
 
-# %% ../nbs/api/13_train.ipynb #73dbc458
+# %% ../nbs/api/13_train.ipynb #09fedcbd
 run_defaults = dict(data='sample', classes=None, epochs=None, recipe='course', stem=None, bs=None, lr=None, size=None, seed=0,
                     split='70/30', amp='auto', workers=None, baseline=False)
 
@@ -72,7 +72,12 @@ def _settings(
     s = {**run_defaults, **given}
     if s['data'] not in ('sample', *SOURCES) and Path(str(s['data'])).exists(): s['data'] = str(Path(s['data']).resolve())
     if s['epochs'] is None: s['epochs'] = 12 if s['data'] == 'sample' else 50
-    if s['epochs'] < 1: raise ConfigError(f'epochs is {s["epochs"]}', 'Give at least 1')
+    for k,low in dict(epochs=1, bs=1, size=1, seed=0, workers=0).items():
+        if s[k] is not None and s[k] < low: raise ConfigError(f'{k} is {s[k]}', f'Give at least {low}')
+    if s['seed'] >= 2**32: raise ConfigError(f'seed is {s["seed"]}', 'Give a number below 2**32')
+    pad = get_recipe(s['recipe'])['pad']
+    if s['size'] is not None and s['size'] <= pad: raise ConfigError(f'size is {s["size"]}', f'Give more than {pad}, the padding of the recipe')
+    if s['data'] == 'cifar10': raise ConfigError('a run cannot read cifar10 yet', 'Give sample, tiny-imagenet, or a zip or folder of that layout')
     if s['lr'] is not None and not s['lr'] > 0: raise ConfigError(f'lr is {s["lr"]}', 'Give a learning rate above 0, such as 0.1')
     return s
 
@@ -81,15 +86,16 @@ def _learner(
     out:Path # The run's folder
 ) -> Learner: # Ready to fit
     "Data, network and recipe as the settings say"
-    seed_everything(s['seed'])
-    def dls(bs): return tiny_dls(get_data(s['data']), bs=bs, classes=s['classes'], split=s['split'], size=s['size'],
-                                 workers=s['workers'], batch_tfms=recipe_tfms(s['recipe']))
-    loaders = dls(s['bs'] or 256)
+    path = get_data(s['data'])
+    def dls(bs):
+        seed_everything(s['seed'])
+        return tiny_dls(path, bs=bs, classes=s['classes'], split=s['split'], size=s['size'], workers=s['workers'], batch_tfms=recipe_tfms(s['recipe']))
+    loaders = dls(256 if s['bs'] is None else s['bs'])
     if s['bs'] is None and loaders.source['n_train'] < 20_000: loaders = dls(64)
     seed_everything(s['seed'])
     return tiny_learner(loaders, s['recipe'], stem=s['stem'], precision=None if s['amp'] == 'auto' else s['amp'], history=out/'history.csv')
 
-# %% ../nbs/api/13_train.ipynb #f72a877d
+# %% ../nbs/api/13_train.ipynb #dc7a8a00
 def _new_folder(
     out # Where the caller wants it; None for runs/<date>
 ) -> Path: # A folder without a run in it
@@ -97,7 +103,6 @@ def _new_folder(
     if (out/'checkpoint.pth').exists() or (out/'run.json').exists():
         raise ConfigError(f'{out} already holds a run', f'Continue it with --resume --out {out}, or choose another --out')
     if out.exists() and not out.is_dir(): raise ConfigError(f'{out} is a file', 'Choose another --out')
-    out.mkdir(parents=True, exist_ok=True)
     return out
 
 def _old_folder(
@@ -141,7 +146,7 @@ def _in_notebook():
 
 class Interrupted(TinyCourseError): "The run was stopped by its user"
 
-# %% ../nbs/api/13_train.ipynb #ecf4021f
+# %% ../nbs/api/13_train.ipynb #2efeee70
 def train_run(
     out:str|Path|None=None, # Folder for the run; None for runs/<date>, or with `resume` for the newest unfinished run
     resume:bool=False, # Go on with an interrupted run; its settings are taken from its checkpoint
@@ -157,6 +162,8 @@ def train_run(
     s = _settings(settings)
     if not resume: out = _new_folder(out)
     learn = _learner(s, out)
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise ConfigError(f'{out} cannot be made: {e.strerror}', 'Choose another --out') from None
     if state and state['info']['fingerprint'] != learn.dls.source['fingerprint']:
         raise DataError('the data has changed since the run was started', 'Start a new run, or restore the data')
     src,m = learn.dls.source,device_report()
