@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/api/15_all.ipynb #a545a1e7
+# %% ../nbs/api/15_all.ipynb #a7881294
 from .core import *
 from .sample import *
 from .external import *
 from .data import *
 from .augment import *
 from .models import *
+from .regularize import *
+from .schedule import *
+from .lr_find import *
 from .history import *
 from .learner import *
 from .interpret import *

@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'MAX_FILES', 'MAX_BYTES', 'MAX_FILE', 'Source', 'file_hash', 'download_file', 'extract_archive',
            'check_tree', 'count_tree', 'bad_images', 'get_data', 'make_sample']
 
-# %% ../nbs/api/02_external.ipynb #a9e1bb76
+# %% ../nbs/api/02_external.ipynb #637e3f0c
 import bz2, errno, gzip, hashlib, lzma, os, re, shutil, stat, struct, tarfile, tempfile, time, unicodedata, zipfile, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from urllib3.exceptions import HTTPError
 
 from .core import ConfigError, DataError, data_home
-from .sample import SAMPLE_NAME, make_sample
+from .sample import CIFAR10_SAMPLE_NAME, SAMPLE_NAME, make_cifar10_sample, make_sample
 
 # %% ../nbs/api/02_external.ipynb #f112ad3f
 _all_ = ['make_sample']
@@ -534,15 +534,17 @@ def _own_url(
         "Give it with md5='…' or sha256='…', or at the end of the address: #sha256=… (`file_hash` computes it from a copy that you trust)")
     return Source(_folder_name(_name(url), sha256 or md5), url, md5=md5, sha256=sha256)
 
-# %% ../nbs/api/02_external.ipynb #c4472c3b
-def _sample(tmp):
-    "The built-in sample, drawn under `tmp`"
-    _need_room(tmp, 25_000_000)
-    return make_sample(tmp/'tree')
+# %% ../nbs/api/02_external.ipynb #9cb1c00f
+_samples = {'sample': (SAMPLE_NAME, make_sample), 'cifar10-sample': (CIFAR10_SAMPLE_NAME, make_cifar10_sample)}
 
-# %% ../nbs/api/02_external.ipynb #26b181db
+def _sample(make, tmp):
+    "A built-in sample, drawn under `tmp`"
+    _need_room(tmp, 25_000_000)
+    return make(tmp/'tree')
+
+# %% ../nbs/api/02_external.ipynb #dd8b73b9
 def get_data(
-    data:str|Path|None=None, # 'sample', 'tiny-imagenet', 'cifar10', a folder, a zip or tar, or an address; None for `$TINYCOURSE_DATA`, else 'sample'
+    data:str|Path|None=None, # 'sample', 'tiny-imagenet', 'cifar10', 'cifar10-sample', a folder, a zip or tar, or an address; None for `$TINYCOURSE_DATA`, else 'sample'
     root:str|Path|None=None, # Folder to keep data in; None for `data_home()`
     md5:str|None=None, # For an address of your own: hash of the archive, 32 hexadecimal digits
     sha256:str|None=None, # The same, 64 digits
@@ -553,10 +555,10 @@ def get_data(
     path,web = Path(data).expanduser(), re.match('https?://', data)
     if (md5 or sha256) and not web: raise ConfigError(f'`{data}` is no address, and a hash belongs to one', 'Leave out md5 and sha256')
     with _disk_errors(home):
-        if   data == 'sample': res = _once(home/SAMPLE_NAME, _sample)
+        if   data in _samples: res = _once(home/_samples[data][0], partial(_sample, _samples[data][1]))
         elif data in SOURCES:  res = _from_source(SOURCES[data], home, **kwargs)
         elif web:              res = _from_source(_own_url(data, md5, sha256), home, **kwargs)
         elif path.is_dir():    res = path
         elif path.is_file():   res = _from_archive(path, home)
-        else: raise ConfigError(f'There is no data set, folder or archive `{data}`', f'Choose one of sample, {", ".join(SOURCES)}, or give an existing path, or an address with its hash')
+        else: raise ConfigError(f'There is no data set, folder or archive `{data}`', f'Choose one of {", ".join([*_samples, *SOURCES])}, or give an existing path, or an address with its hash')
         return check_tree(res, cure='Get a whole copy of it' if res == path else f'Delete `{res}` and call again')

@@ -6,23 +6,28 @@
 __all__ = ['recipes', 'get_recipe', 'recipe_tfms', 'CPUBf16', 'precision_cbs', 'tiny_learner', 'linear_accuracy',
            'load_checkpoint', 'Checkpoint']
 
-# %% ../nbs/api/10_learner.ipynb #17330bbf
+# %% ../nbs/api/10_learner.ipynb #7337a9f4
 import copy, warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np, torch
 from fastai.vision.all import (SGD, Callback, ChannelsLast, CrossEntropyLossFlat, DataLoaders, LabelSmoothingCrossEntropyFlat,
-                               Learner, MixedPrecision, L, accuracy, nn, noop, patch, to_float)
-from .augment import pad_crop_flip
+                               Learner, MixedPrecision, L, OptimWrapper, accuracy, nn, noop, patch, to_float)
+from .augment import AlbumentationsTransform, pad_crop_flip, seed_augs
 from .core import ConfigError, TinyCourseError, atomic_write, best_precision, rng_state, set_rng_state
 from .history import ModelHistory
 from .models import tiny_resnet18
+from .regularize import L1Regularizer
+from .schedule import seed_schedule
 
-# %% ../nbs/api/10_learner.ipynb #30638afd
+# %% ../nbs/api/10_learner.ipynb #dad9fcf5
 recipes = dict(
-    course = dict(schedule='one_cycle', lr=0.2, moms=[0.95, 0.85, 0.95], pct_start=0.25,
-                  wd=5e-4, label_smoothing=0.1, pad=8, flip=0.5))
+    course = dict(schedule='one_cycle', lr=0.1, bs=None, moms=[0.95, 0.85, 0.95], pct_start=0.25, nesterov=False,
+                  wd=5e-4, decay_all=False, l1=0., label_smoothing=0.1, augment='pad_crop_flip', pad=8, flip=0.5),
+    seed = dict(schedule='seed', lr=0.1, bs=256, moms=[0.9, 0.9, 0.9], pct_start=None, nesterov=True,
+                wd=1e-3, decay_all=True, l1=5e-4, label_smoothing=0., augment='seed', pad=8, flip=0.5))
+_choices = dict(schedule=('one_cycle', 'seed'), augment=('pad_crop_flip', 'seed', 'none'))
 
 def get_recipe(
     recipe:str|dict='course' # A name from `recipes`, or settings of your own
@@ -33,16 +38,19 @@ def get_recipe(
         return dict(copy.deepcopy(recipes[recipe]), name=recipe)
     odd = set(recipe) - set(recipes['course']) - {'name'}
     if odd: raise ConfigError(f'a recipe has no setting {min(odd)!r}', f'Settings are: {", ".join(recipes["course"])}')
-    if recipe.get('schedule', 'one_cycle') != 'one_cycle': raise ConfigError(f'schedule is {recipe["schedule"]!r}', "Give 'one_cycle'")
+    for k,choices in _choices.items():
+        if recipe.get(k, choices[0]) not in choices: raise ConfigError(f'{k} is {recipe[k]!r}', f'Choose from: {", ".join(choices)}')
     return {**copy.deepcopy(recipes['course']), 'name': 'custom', **recipe}
 
-# %% ../nbs/api/10_learner.ipynb #ee833811
+# %% ../nbs/api/10_learner.ipynb #03c539ed
 def recipe_tfms(
-    recipe:str|dict='course' # A name or a dict, as for `get_recipe`
-) -> list: # For `tiny_dls(batch_tfms=...)`
+    recipe:str|dict='course', # A name or a dict, as for `get_recipe`
+    size:int=64 # Side of the pictures in pixels
+) -> dict: # `item_tfms` and `batch_tfms` for `tiny_dls(**recipe_tfms(...))`
     "The augmentation that a recipe asks for"
     r = get_recipe(recipe)
-    return pad_crop_flip(r['pad'], r['flip'])
+    if r['augment'] == 'seed': return dict(item_tfms=[AlbumentationsTransform(*seed_augs(size))], batch_tfms=[])
+    return dict(item_tfms=[], batch_tfms=pad_crop_flip(r['pad'], r['flip']) if r['augment'] == 'pad_crop_flip' else [])
 
 # %% ../nbs/api/10_learner.ipynb #4e95c632
 class CPUBf16(Callback):
@@ -64,10 +72,17 @@ def precision_cbs(
     if device.type == 'cpu' and precision == 'bf16': return [CPUBf16()]
     raise ConfigError(f'{precision} does not work on {device.type}', "Use 'fp32' there")
 
-# %% ../nbs/api/10_learner.ipynb #df793567
+# %% ../nbs/api/10_learner.ipynb #d5471f3b
+def _sgd(
+    r:dict # A recipe
+): # For `Learner(opt_func=...)`
+    "fastai's SGD, or PyTorch's where the recipe asks for Nesterov momentum"
+    if r['nesterov']: return partial(OptimWrapper, opt=torch.optim.SGD, momentum=r['moms'][0], nesterov=True)
+    return partial(SGD, mom=r['moms'][0], decouple_wd=False)
+
 def tiny_learner(
     dls:DataLoaders, # From `tiny_dls`
-    recipe:str|dict='course', # A name from `recipes`, or changes to 'course'; its pad and flip act through `tiny_dls(batch_tfms=recipe_tfms(recipe))`
+    recipe:str|dict='course', # A name from `recipes`, or changes to 'course'; its augmentation acts through `tiny_dls(**recipe_tfms(recipe))`
     stem:str|None=None, # 'small' or 'imagenet'; None for 'small' on a GPU, 'imagenet' on a CPU
     model:nn.Module|None=None, # Another network than `tiny_resnet18`
     precision:str|None=None, # 'bf16', 'fp16' or 'fp32'; None for what pays off on the device
@@ -81,15 +96,16 @@ def tiny_learner(
     precision = precision or best_precision(device)
     if model is None: model = tiny_resnet18(len(dls.vocab), stem=stem)
     fast = precision_cbs(precision, device) + ([ChannelsLast()] if precision != 'fp32' else [])
+    more = [L1Regularizer(r['l1'], per='batch')] if r['l1'] else []
     eps = r['label_smoothing']
     loss = LabelSmoothingCrossEntropyFlat(eps=eps) if eps else CrossEntropyLossFlat()
-    defaults = dict(loss_func=loss, opt_func=partial(SGD, mom=r['moms'][0], decouple_wd=False), lr=r['lr']*(dls.bs or 256)/256,
-                    wd=r['wd'], moms=r['moms'], wd_bn_bias=False, metrics=accuracy)
-    learn = Learner(dls, model.to(device), cbs=[ModelHistory(history), *fast, *L(cbs)], **{**defaults, **kwargs})
+    defaults = dict(loss_func=loss, opt_func=_sgd(r), lr=r['lr'] if r['bs'] else r['lr']*(dls.bs or 256)/256,
+                    wd=r['wd'], moms=r['moms'], wd_bn_bias=r['decay_all'], metrics=accuracy)
+    learn = Learner(dls, model.to(device), cbs=[ModelHistory(history), *fast, *more, *L(cbs)], **{**defaults, **kwargs})
     learn.recipe,learn.stem,learn.precision = r,stem,precision
     return learn
 
-# %% ../nbs/api/10_learner.ipynb #d6724525
+# %% ../nbs/api/10_learner.ipynb #9ca11641
 @patch
 def fit_recipe(self:Learner,
     epochs:int, # How many epochs, 1 or more
@@ -101,7 +117,8 @@ def fit_recipe(self:Learner,
     if epochs < 1: raise ConfigError(f'epochs is {epochs}', 'Give at least 1')
     if not len(self.dls.train): raise ConfigError(f'a batch of {self.dls.bs} is more than all {len(self.dls.train_ds)} training pictures', 'Give a smaller bs')
     r = getattr(self, 'recipe', None) or get_recipe()
-    self.fit_one_cycle(epochs, lr or self.lr, moms=r['moms'], pct_start=r['pct_start'], cbs=cbs, start_epoch=start_epoch)
+    if r['schedule'] == 'seed': self.fit(epochs, cbs=seed_schedule(lr or self.lr) + L(cbs), start_epoch=start_epoch)
+    else: self.fit_one_cycle(epochs, lr or self.lr, moms=r['moms'], pct_start=r['pct_start'], cbs=cbs, start_epoch=start_epoch)
 
 # %% ../nbs/api/10_learner.ipynb #26adb22b
 def linear_accuracy(
@@ -140,7 +157,7 @@ def load_checkpoint(
     except FileNotFoundError: raise TinyCourseError(f'{path} does not exist', 'Name a run that was started with --out, or start a new one') from None
     except Exception as e: raise TinyCourseError(f'{path} is not a checkpoint ({type(e).__name__})', 'Start a new run') from None
 
-# %% ../nbs/api/10_learner.ipynb #eb505767
+# %% ../nbs/api/10_learner.ipynb #1d2000ec
 class Checkpoint(Callback):
     """Save everything a run needs to go on, after every epoch, whole or not at all.
     With `resume`, the run goes on from a saved state: pass `fit_recipe(..., start_epoch=state['epoch'])` too"""
@@ -152,8 +169,9 @@ class Checkpoint(Callback):
     ): self.path,self.info,self.resume = Path(path),info or {},resume
 
     def before_fit(self):
+        self.run = not hasattr(self.learn, 'lr_finder')  # fastai's sign for a learning-rate sweep, which is no training
         self.real,self.show = False,self.learn.logger
-        if self.resume: self.learn.logger = noop  # no empty rows for skipped epochs
+        if self.run and self.resume: self.learn.logger = noop  # no empty rows for skipped epochs
 
     def before_epoch(self):
         self.real,self.learn.logger = True,self.show
@@ -165,7 +183,8 @@ class Checkpoint(Callback):
         "Put the saved state into `learn`, once"
         s,self.resume = self.resume,None
         learn.model.load_state_dict(s['model'])
-        learn.model_history.load_state_dict(s['history'])
+        for cb in learn.cbs:
+            if cb.name in s['cbs']: cb.load_state_dict(s['cbs'][cb.name])
         if learn.opt:
             learn.opt.load_state_dict(s['opt'])  # fastai leaves these tensors where they were read: on the CPU
             for p,st in learn.opt.state.items(): st.update({k: v.to(p.device) for k,v in st.items() if isinstance(v, torch.Tensor)})
@@ -173,6 +192,7 @@ class Checkpoint(Callback):
 
     def after_epoch(self):
         if not self.real: return
+        cbs = {cb.name: cb.state_dict() for cb in self.learn.cbs if hasattr(type(cb), 'state_dict')}  # history and schedules
         state = dict(epoch=self.epoch+1, model=self.learn.model.state_dict(), opt=self.opt.state_dict(), rng=rng_state(),
-            history=self.learn.model_history.state_dict(), order=self.dls.train.rng.getstate(), info=self.info)
+            cbs=cbs, order=self.dls.train.rng.getstate(), info=self.info)
         with atomic_write(self.path) as tmp: torch.save(_plain(state), tmp)
