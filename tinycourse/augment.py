@@ -115,7 +115,7 @@ def _checked(aug):
     for o in getattr(aug, 'transforms', []): _checked(o)
     return aug
 
-# %% ../nbs/api/04_augment.ipynb #941b8348
+# %% ../nbs/api/04_augment.ipynb #c2c549c5
 def _one(item, kind):
     "Position of the item's element of a kind, None if there is none"
     at = [i for i,o in enumerate(item) if isinstance(o, kind)]
@@ -126,12 +126,14 @@ def _moved(aug, item):
     "An item, a list, with its picture, mask and boxes moved together"
     i,m,b = (_one(item, o) for o in (PILImage, PILMask, TensorBBox))
     if i is None: return item
-    if any(isinstance(o, TensorPoint) and not isinstance(o, TensorBBox) for o in item): raise ConfigError('points would not move along', 'Use TensorBBox, or PILMask')
+    if any(isinstance(o, TensorPoint) and not isinstance(o, TensorBBox) for o in item):
+        raise ConfigError('points would not move along', 'Use TensorBBox, or PILMask')
     data = dict(image=np.array(item[i]))
     if m is not None: data['mask'] = np.array(item[m])
     if b is not None: data.update(_boxes_in(aug, item[b], item[i].size))
     _fresh(aug); res = aug(**data)
-    if getattr(res['image'], 'dtype', None) != np.uint8: raise ConfigError('the pipeline does not end on whole numbers from 0 to 255', 'Leave Normalize and ToTensorV2 to fastai')
+    if getattr(res['image'], 'dtype', None) != np.uint8:
+        raise ConfigError('the pipeline does not end on whole numbers from 0 to 255', 'Leave Normalize and ToTensorV2 to fastai')
     for k,at in (('image',i), ('mask',m)):
         if at is not None: item[at] = type(item[at])(PILImage.create(res[k]))
     if b is not None: _boxes_out(item, b, np.asarray(res['bboxes']).reshape(-1, 5), item[i].size)
@@ -140,7 +142,8 @@ def _moved(aug, item):
 def _boxes_in(aug, boxes, size):
     "Boxes in pixels, each with its row number behind it"
     params = getattr(getattr(aug, 'processors', {}).get('bboxes'), 'params', None)
-    if params is None or params.format != 'pascal_voc': raise ConfigError('boxes would not move along', "Give Compose(..., bbox_params=BboxParams('pascal_voc'))")
+    if params is None or params.format != 'pascal_voc':
+        raise ConfigError('boxes would not move along', "Give Compose(..., bbox_params=BboxParams('pascal_voc'))")
     if getattr(boxes, 'img_size', None) is not None: boxes = (boxes+1) * torch.tensor([*size]*2)/2
     rows = np.arange(len(boxes))
     return dict(bboxes=np.c_[np.asarray(boxes), rows], **{o: rows for o in params.label_fields or []})
@@ -211,11 +214,11 @@ def seed_augs(
     "The augmentation of the original assignment, to the letter; `valid` is None because the `DataBlock` normalizes"
     return alb.Compose([aug_rotate(), aug_pad_crop(size, size//8), aug_flip(), aug_cutout(size//4)]), None
 
-# %% ../nbs/api/04_augment.ipynb #22f5076d
+# %% ../nbs/api/04_augment.ipynb #7191cabb
 def _streams(dl, epochs, n):
     "What each worker made of picture 0 in each epoch: a list of hashes for each"
     w = max(1, dl.fake_l.num_workers)
-    dl = dl.new(get_idxs=lambda: [0]*n, n=n, bs=min(64, max(1, n//(2*w))), shuffle=False, drop_last=False)
+    dl = dl.new(get_idxs=([0]*n).copy, n=n, bs=min(64, max(1, n//(2*w))), shuffle=False, drop_last=False)
     batches = [[[hash(o.cpu().numpy().tobytes()) for o in b[0]] for b in dl] for _ in range(epochs)]
     return [sum(epoch[i::w], []) for epoch in batches for i in range(w)]
 
@@ -242,7 +245,7 @@ def is_really_random(
     return _Report(workers=dls.train.fake_l.num_workers, shown=epochs*n, distinct=len(counts), streams=len(streams),
                    repeated=len(streams) - len(set(map(tuple, streams))), valid_variants=len(set(sum(valid, []))))
 
-# %% ../nbs/api/04_augment.ipynb #999615f0
+# %% ../nbs/api/04_augment.ipynb #86d41a81
 def show_augs(
     dls:DataLoaders, # Their training transforms, of items and of batches, are shown
     n:int=4, # Pictures, one a row, spread evenly over the training set
@@ -253,7 +256,7 @@ def show_augs(
     picks = np.linspace(0, len(dls.train_ds)-1, n).astype(int).tolist()
     idxs = [i for i in picks for _ in range(variants)]
     with isolated_rng(seed):
-        dl = dls.train.new(get_idxs=lambda: idxs, n=len(idxs), bs=len(idxs), shuffle=False, drop_last=False)
+        dl = dls.train.new(get_idxs=idxs.copy, n=len(idxs), bs=len(idxs), shuffle=False, drop_last=False)
         seen = dl.decode(dl.one_batch())[0].permute(0,2,3,1)
     fig,axs = plt.subplots(n, variants+1, figsize=(1.15*(variants+1), 1.2*n), constrained_layout=True, squeeze=False)
     for row,i,pics in zip(axs, picks, seen.split(variants)):

@@ -118,7 +118,21 @@ def learner_as_before(
             except KeyboardInterrupt as e: again = e
         if again: raise again
 
-# %% ../nbs/api/07_lr_find.ipynb #5b2fa568
+# %% ../nbs/api/07_lr_find.ipynb #e49aa544
+@contextmanager
+def _evaluating(model):
+    "Evaluation mode in which batch norm uses, but does not keep, the mean and variance of each batch"
+    norms = {m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    flags = [(m, m.training, getattr(m, 'track_running_stats', None)) for m in model.modules()]
+    for m,*_ in flags:
+        m.training = m in norms
+        if m in norms: m.track_running_stats = False
+    try: yield
+    finally:
+        for m,training,track in flags:
+            m.training = training
+            if m in norms: m.track_running_stats = track
+
 class _Sweep(Callback):
     "Set the learning rate before every batch, note the loss after it; stop on divergence"
     name,order,run_valid = 'lr_finder',1000,False  # fastai's name for it; last, so that no schedule overwrites the rate
@@ -141,13 +155,10 @@ class _Sweep(Callback):
     def before_validate(self): raise CancelValidException()
 
     def valid_loss(self):
-        "Loss on the fixed validation batches, in evaluation mode"
-        flags,n,total = [(m, m.training) for m in self.model.modules()],0,0.
-        self.model.eval()
-        with torch.no_grad():
-            for *xb,yb in self.fixed:
-                total += float(self.loss_func(to_float(self.model(*xb)), yb).mean())*len(yb); n += len(yb)
-        for m,flag in flags: m.training = flag
+        "Loss on the fixed validation batches: evaluation mode, but batch norm with the numbers of the batch"
+        n,total = 0,0.
+        with _evaluating(self.model), torch.no_grad():
+            for *xb,yb in self.fixed: total += float(self.loss_func(to_float(self.model(*xb)), yb).mean())*len(yb); n += len(yb)
         return total/n
 
 # %% ../nbs/api/07_lr_find.ipynb #07de9bc2
