@@ -99,11 +99,11 @@ def _range_test(args):
     print(found.df.to_string(index=False, float_format='{:.4f}'.format))
     print(f'{found}; picture in {out}')
 
-# %% ../nbs/api/14_cli.ipynb #ad8b7365
+# %% ../nbs/api/14_cli.ipynb #8546143f
 def _add_data(sub):
     "The arguments of `tinycourse data`"
     p = sub.add_parser('data', help='fetch a data set and describe it', description='Fetch or find a data set, and say what is in it.')
-    p.add_argument('data', nargs='?', default='sample', metavar='WHAT', help='sample, tiny-imagenet, cifar10, or a path to a zip or a folder (default: sample)')
+    p.add_argument('data', nargs='?', default='sample', metavar='WHAT', help='sample, tiny-imagenet, cifar10, cifar10-sample, or a path to a zip or a folder (default: sample)')
     p.add_argument('--verify', action='store_true', help='also decode every picture and name the broken ones')
     p.set_defaults(run=_data)
 

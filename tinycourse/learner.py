@@ -72,7 +72,7 @@ def precision_cbs(
     if device.type == 'cpu' and precision == 'bf16': return [CPUBf16()]
     raise ConfigError(f'{precision} does not work on {device.type}', "Use 'fp32' there")
 
-# %% ../nbs/api/10_learner.ipynb #d5471f3b
+# %% ../nbs/api/10_learner.ipynb #c09f3963
 def _sgd(
     r:dict # A recipe
 ): # For `Learner(opt_func=...)`
@@ -81,7 +81,7 @@ def _sgd(
     return partial(SGD, mom=r['moms'][0], decouple_wd=False)
 
 def tiny_learner(
-    dls:DataLoaders, # From `tiny_dls`
+    dls:DataLoaders, # From `tiny_dls` or `cifar10_dls`
     recipe:str|dict='course', # A name from `recipes`, or changes to 'course'; its augmentation acts through `tiny_dls(**recipe_tfms(recipe))`
     stem:str|None=None, # 'small' or 'imagenet'; None for 'small' on a GPU, 'imagenet' on a CPU
     model:nn.Module|None=None, # Another network than `tiny_resnet18`

@@ -60,7 +60,7 @@ def run_record(
         workers=learn.dls.train.fake_l.num_workers, finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
         machine=device_report())
 
-# %% ../nbs/api/13_train.ipynb #b18fc5b8
+# %% ../nbs/api/13_train.ipynb #351709f8
 run_defaults = dict(data='sample', classes=None, epochs=None, recipe='course', stem=None, bs=None, lr=None, size=None, seed=0,
                     split='70/30', amp='auto', workers=None, baseline=False)
 
@@ -77,7 +77,7 @@ def _settings(
     if s['seed'] >= 2**32: raise ConfigError(f'seed is {s["seed"]}', 'Give a number below 2**32')
     pad = get_recipe(s['recipe'])['pad']
     if s['size'] is not None and s['size'] <= pad: raise ConfigError(f'size is {s["size"]}', f'Give more than {pad}, the padding of the recipe')
-    if s['data'] == 'cifar10': raise ConfigError('a run cannot read cifar10 yet', 'Give sample, tiny-imagenet, or a zip or folder of that layout')
+    if s['data'] in ('cifar10', 'cifar10-sample'): raise ConfigError(f'a run cannot read {s["data"]}', 'Give sample, tiny-imagenet, or a zip or folder of that layout. Lesson 13 trains on CIFAR-10')
     if s['lr'] is not None and not s['lr'] > 0: raise ConfigError(f'lr is {s["lr"]}', 'Give a learning rate above 0, such as 0.1')
     return s
 
