@@ -191,7 +191,7 @@ class LRSweep:
         ax.grid(alpha=.25); ax.spines[['top','right']].set_visible(False); ax.legend(frameon=False)
         return fig
 
-# %% ../nbs/api/07_lr_find.ipynb #e1011513
+# %% ../nbs/api/07_lr_find.ipynb #bc0106f1
 _quiet = (CSVLogger,)  # callbacks that write and do not know fastai's sign for a sweep
 
 def _mock_fit(learn, n_epoch, cb):
@@ -199,6 +199,14 @@ def _mock_fit(learn, n_epoch, cb):
     if not len(learn.dls.train): raise ConfigError(f'a batch of {learn.dls.bs} is more than the whole training set', 'Give a smaller bs')
     learn.cbs.items[:] = [o for o in learn.cbs if not isinstance(o, _quiet)]
     with learn.no_logging(): learn.fit(n_epoch, cbs=cb)
+
+_suggesters = {f.__name__: f for f in (valley, slide, minimum, steep)}
+
+def _functions(suggest):
+    "Functions for names"
+    funcs = [_suggesters.get(f, f) if isinstance(f, str) else f for f in L(suggest)]
+    if odd := [f for f in funcs if not callable(f)]: raise ConfigError(f'there is no suggestion {odd[0]!r}', f'Give {", ".join(_suggesters)}, or a function')
+    return funcs
 
 def _suggest(df, funcs, num_it):
     "What each of `funcs` makes of the sweep, trimmed as fastai does it"
@@ -217,7 +225,7 @@ def safe_lr_find(self:Learner,
     mode:str='exp', # 'exp': each rate is the last one times a factor; 'linear': equal steps
     loss:str='train', # 'train': running average over the training batches; 'valid': loss on fixed validation batches
     stop_div:bool=True, # Stop when the loss is four times the best one
-    suggest=(valley, slide, minimum, steep), # fastai's functions, or yours: (lrs, losses, num_it) -> (rate, point)
+    suggest:tuple=('valley', 'slide', 'minimum', 'steep'), # Names of fastai's functions, or functions of yours: (lrs, losses, num_it) -> (rate, point)
     show_plot:bool=True, # Draw it
     valid_batches:int=2 # For loss='valid': how many validation batches
 ) -> LRSweep: # Suggestions as attributes, the table as `df`
@@ -228,11 +236,12 @@ def safe_lr_find(self:Learner,
     if not 0 < start_lr < end_lr: raise ConfigError(f'start_lr is {start_lr} and end_lr {end_lr}', 'Give 0 < start_lr < end_lr')
     if mode not in ('exp', 'linear'): raise ConfigError(f'mode is {mode!r}', "Give 'exp' or 'linear'")
     if loss not in ('train', 'valid'): raise ConfigError(f'loss is {loss!r}', "Give 'train' or 'valid'")
+    funcs = _functions(suggest)
     sched = (SchedExp if mode == 'exp' else SchedLin)(start_lr, end_lr)
     cb = _Sweep([sched(i/num_it) for i in range(num_it)], loss, stop_div, valid_batches)
     with learner_as_before(self): _mock_fit(self, num_it//max(1, len(self.dls.train)) + 1, cb)
     df = pd.DataFrame(cb.rows, columns=['lr','loss','raw'])
-    res = LRSweep(df, _suggest(df, L(suggest), num_it), mode, loss)
+    res = LRSweep(df, _suggest(df, funcs, num_it), mode, loss)
     if show_plot: res.plot()
     return res
 
