@@ -343,7 +343,7 @@ def cam_panel(
     for ax,(label,_) in zip(axs[1:,0], rows): ax.set_ylabel(label, fontsize=8)
     return fig
 
-# %% ../nbs/api/12_gradcam.ipynb #a718e2a8
+# %% ../nbs/api/12_gradcam.ipynb #7da709c3
 def _class_index(target, vocab):
     "The number of a class that was given by name or number"
     if target is None: return None
@@ -356,7 +356,7 @@ def _as_input(pic, size, stats, device):
     "A picture as a normalized batch of one, its shorter side `size` pixels"
     k = size/min(pic.size)
     small = pic.resize([max(size, round(o*k)) for o in pic.size], Image.BILINEAR)
-    x = torch.as_tensor(np.asarray(small)).permute(2,0,1)[None].float()/255
+    x = torch.tensor(np.array(small)).permute(2,0,1)[None].float()/255
     return ((x - torch.tensor(stats[0]).view(3,1,1))/torch.tensor(stats[1]).view(3,1,1)).to(device)
 
 def cam_pictures(
@@ -384,7 +384,7 @@ def cam_pictures(
         i = int(probs.argmax())
         rows.append(dict(file=str(file), predicted=vocab[i], prob=float(probs[i]), target=vocab[k], prob_target=float(probs[k])))
         top.imshow(pic); top.set_title(Path(file).name, fontsize=9)
-        bottom.imshow(overlay(torch.as_tensor(np.asarray(pic)).permute(2,0,1)/255, heat, alpha))
+        bottom.imshow(overlay(torch.tensor(np.array(pic)).permute(2,0,1)/255, heat, alpha))
         bottom.set_title(f'{vocab[k]} {100*probs[k]:.0f} %' + ('' if i == k else f'\n(predicted: {vocab[i]} {100*probs[i]:.0f} %)'), fontsize=9)
         top.axis('off'); bottom.axis('off')
     return fig,pd.DataFrame(rows)
