@@ -449,7 +449,7 @@ def cam_baselines(
     edges = gaussian_blur(slopes.norm(dim=1, keepdim=True), 2*(h//16)+1, h/16)[:,0]
     return dict(centre=centre, random=noise, edges=_scaled(edges, False))
 
-# %% ../nbs/api/12_gradcam.ipynb #94ca50b3
+# %% ../nbs/api/12_gradcam.ipynb #db964b9a
 def _boxes(learn, idxs, width):
     "The boxes of validation pictures, in pixels of a batch of this width"
     items,rows = learn.dls.valid_ds.items,[]
@@ -475,8 +475,8 @@ def cam_scores(
     n:int=1000, # How many validation pictures, spread evenly; all if there are fewer
     curves:bool=False, # Also insertion and deletion: 34 more passes for each row and picture
     bs:int=64 # Pictures at a time
-) -> pd.DataFrame: # A row for each layer and method: pointing, energy (and insertion, deletion), each with its `_ci`; pictures
-    "Score heatmaps for the true class against the boxes, baselines beside them"
+) -> pd.DataFrame: # A row for each layer and method: pointing, energy, empty (and insertion, deletion), each with its `_ci`; pictures
+    "Score heatmaps for the true class against the boxes, baselines beside them. An `empty` map, in which nothing spoke for the class, is a miss and has no energy"
     idxs = torch.linspace(0, len(learn.dls.valid_ds)-1, min(n, len(learn.dls.valid_ds))).long().unique().tolist()
     parts,rows = [idxs[i:i+bs] for i in range(0, len(idxs), bs)],[]
     for part in progress_bar(parts, leave=False) if hasattr(learn, 'progress') else parts:
@@ -488,7 +488,7 @@ def cam_scores(
             with GradCAM(learn, [_panel_layer(learn.model, xb) if o is None else o for o in _listed(layer)], m) as cam:
                 found += [(k, m, o) for k,o in zip(cam.layers, cam(xb, truth))]
         for name,m,heats in found:
-            cols = dict(pointing=pointing_game(heats, boxes, size).float(), energy=energy_in_box(heats, boxes, size))
+            cols = dict(pointing=pointing_game(heats, boxes, size).float(), energy=energy_in_box(heats, boxes, size), empty=(heats.amax((1,2)) <= 0).float())
             if curves: cols['insertion'],cols['deletion'] = insertion_deletion(learn.model, xb, heats, truth)
             rows += [dict(layer=name, method=m, **{k: float(v[j]) for k,v in cols.items()}) for j in range(len(part))]
     return _summary(rows)
