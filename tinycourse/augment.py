@@ -19,41 +19,45 @@ from fastai.vision.all import (AttrDict, DataLoaders, ItemTransform, PILImage, P
 from .core import ConfigError, isolated_rng
 from .data import tiny_stats
 
-# %% ../nbs/api/04_augment.ipynb #f2a96ad0
+# %% ../nbs/api/04_augment.ipynb #a9aeaef8
+def _mirrored(
+    i, # Positions, perhaps beyond the border
+    n:int # Pixels in a row or column
+): # Positions from 0 to n-1: what runs over comes back
+    return n-1 - (n-1 - i.abs()).abs()
+
 class PadCrop(RandTransform):
-    """Shift every picture of a batch by up to `pad` pixels each way, mirroring the border.
+    """Shift every picture of a batch by up to `pad` pixels each way, mirroring the border, and mirror it with probability `flip`.
     The standard CIFAR augmentation of He et al. 2015 (https://arxiv.org/abs/1512.03385), with mirrored padding."""
-    split_idx,order = 0,20
+    split_idx,order = 0,5 # before `IntToFloatTensor` (10)
     def __init__(self,
-        pad:int=8 # Largest shift in pixels, 0 up to the picture's side minus 1
+        pad:int=8, # Largest shift in pixels, 0 up to the picture's side minus 1
+        flip:float=0. # Probability of mirroring left to right, 0 to 1
     ):
         if not (isinstance(pad, int) and pad >= 0): raise ConfigError(f'pad is {pad!r}', 'Give a whole number of pixels, such as 8')
+        if not 0 <= flip <= 1: raise ConfigError(f'flip is {flip}', 'Give a probability between 0 and 1')
         super().__init__(p=1.)
-        self.pad = pad
+        self.pad,self.flip = pad,flip
     def before_call(self, b, split_idx):
-        x = b[0] if isinstance(b, tuple) else b
-        self.shift = torch.randint(0, 2*self.pad+1, (2, len(x)))
+        n,_,h,w = (b[0] if isinstance(b, tuple) else b).shape
+        if self.pad >= min(h, w): raise ConfigError(f'pad is {self.pad} for pictures of {h} x {w}', 'Give less than their side')
+        self.shift  = torch.randint(-self.pad, self.pad+1, (2,n,1), dtype=torch.int32) if self.pad else torch.zeros(2, n, 1, dtype=torch.int32)
+        self.mirror = torch.rand(n, 1) < self.flip if self.flip else torch.zeros(n, 1, dtype=torch.bool)
     def encodes(self, x:TensorImage):
-        (n,c,h,w),(i,j) = x.shape,self.shift.to(x.device)
-        padded = F.pad(x, [self.pad]*4, mode='reflect')
-        rows,cols = i[:,None] + torch.arange(h, device=x.device), j[:,None] + torch.arange(w, device=x.device)
-        pick = [torch.arange(n, device=x.device)[:,None,None,None], torch.arange(c, device=x.device)[:,None,None]]
-        return padded[pick[0], pick[1], rows[:,None,:,None], cols[:,None,None,:]]
+        n,c,h,w = x.shape
+        (i,j),mirror = self.shift.to(x.device),self.mirror.to(x.device)
+        row,col,k = (torch.arange(o, device=x.device, dtype=torch.int32) for o in (h,w,n))
+        rows,cols = _mirrored(i+row, h),_mirrored(j + torch.where(mirror, w-1-col, col), w)
+        at = ((k[:,None]*h + rows)[:,:,None]*w + cols[:,None]).view(-1)
+        pixels = x.permute(0,2,3,1).reshape(-1, c)
+        return pixels.index_select(0, at).view(n, h, w, c).permute(0,3,1,2)
 
-# %% ../nbs/api/04_augment.ipynb #78cb481e
-class RandomFlip(RandTransform):
+# %% ../nbs/api/04_augment.ipynb #bbb96d18
+class RandomFlip(PadCrop):
     "Mirror each picture of a batch left to right with probability `p`"
-    split_idx,order = 0,21
     def __init__(self,
         p:float=0.5 # Probability of mirroring, 0 to 1
-    ):
-        if not 0 <= p <= 1: raise ConfigError(f'p is {p}', 'Give a probability between 0 and 1')
-        super().__init__(p=1.)
-        self.flip_p = p
-    def before_call(self, b, split_idx):
-        x = b[0] if isinstance(b, tuple) else b
-        self.mirror = torch.rand(len(x)) < self.flip_p
-    def encodes(self, x:TensorImage): return torch.where(self.mirror.to(x.device)[:,None,None,None], x.flip(-1), x)
+    ): super().__init__(pad=0, flip=p)
 
 # %% ../nbs/api/04_augment.ipynb #2555aeb7
 class Cutout(RandTransform):
@@ -80,13 +84,13 @@ class Cutout(RandTransform):
         mask = (inside(self.top, x.shape[2])[:,:,None] & inside(self.left, x.shape[3])[:,None] & self.hole[:,None,None])[:,None]
         return torch.where(mask.to(x.device), x.new_tensor(self.fill)[:,None,None], x)
 
-# %% ../nbs/api/04_augment.ipynb #cbc6d51d
+# %% ../nbs/api/04_augment.ipynb #b6fcfc3b
 def pad_crop_flip(
     pad:int=8, # Largest shift in pixels
     flip:float=0.5 # Probability of mirroring
 ) -> list: # Ready for `tiny_dls(batch_tfms=...)`
     "The course's standard augmentation, for whole batches"
-    return [PadCrop(pad), RandomFlip(flip)]
+    return [PadCrop(pad, flip)]
 
 # %% ../nbs/api/04_augment.ipynb #205c93f0
 _lenient = ValidatedTransformMeta._process_init_parameters

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'MAX_FILES', 'MAX_BYTES', 'MAX_FILE', 'Source', 'file_hash', 'download_file', 'extract_archive',
-           'check_tree', 'count_tree', 'bad_images', 'get_data', 'make_sample']
+           'check_tree', 'count_tree', 'bad_images', 'make_once', 'get_data', 'make_sample']
 
 # %% ../nbs/api/02_external.ipynb #637e3f0c
 import bz2, errno, gzip, hashlib, lzma, os, re, shutil, stat, struct, tarfile, tempfile, time, unicodedata, zipfile, zlib
@@ -449,14 +449,21 @@ def _lock(
     try: yield
     finally: lock.release()
 
-# %% ../nbs/api/02_external.ipynb #83d08abc
-def _once(
+# %% ../nbs/api/02_external.ipynb #075a0ac1
+def make_once(
     dest:Path, # Folder that should exist, whole, afterwards
-    make # Called with a temporary folder; returns the folder in it that is to become `dest`
+    make, # Called with a temporary folder; returns the folder in it that is to become `dest`
+    room:int=0 # Bytes of disk that it takes
 ) -> Path: # `dest`
-    "`dest`, made if it is not there: by one process, in a temporary folder, renamed when whole"
+    "`dest`, made if it is not there: by one process, in a temporary folder, renamed when whole. Raises `DataError` if the disk is full or read-only"
     if dest.exists(): return dest
-    dest.parent.mkdir(parents=True, exist_ok=True)
+    with _disk_errors(dest.parent, room):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        _need_room(dest.parent, room)
+        return _made(dest, make)
+
+def _made(dest, make):
+    "`make_once`, but for the disk"
     with _lock(dest):
         if dest.exists(): return dest
         for o in dest.parent.glob(f'.{dest.name}.tmp-*'): shutil.rmtree(o, ignore_errors=True)
@@ -483,7 +490,7 @@ def _fingerprint(path):
         h.update(f.read())
     return h.hexdigest()
 
-# %% ../nbs/api/02_external.ipynb #5f46a576
+# %% ../nbs/api/02_external.ipynb #c1c8a2d6
 def _unpack(archive, label, counts, tmp):
     "Unpack `archive` under `tmp`, check and count; returns the top folder of the data set in it"
     (tmp/'tree').mkdir()
@@ -494,9 +501,9 @@ def _unpack(archive, label, counts, tmp):
 
 def _from_archive(path, home):
     "The tree of a local archive"
-    return _once(home/_folder_name(path.name, _fingerprint(path)), partial(_unpack, path, path.name, None))
+    return make_once(home/_folder_name(path.name, _fingerprint(path)), partial(_unpack, path, path.name, None))
 
-# %% ../nbs/api/02_external.ipynb #67e9cd56
+# %% ../nbs/api/02_external.ipynb #f025ef1e
 def _name(url): return url.split('?')[0].rsplit('/', 1)[1]
 
 def _urls(
@@ -514,7 +521,7 @@ def _from_source(source, home, **kwargs):
         download_file(_urls(source), archive, source.size, source.md5, source.sha256, source.head_md5, **kwargs)
         try: return _unpack(archive, _name(source.url), source.counts, tmp)
         except DataError: archive.unlink(); raise
-    _once(dest, make)
+    make_once(dest, make)
     with suppress(OSError): archive.unlink()
     return dest
 
@@ -542,7 +549,7 @@ def _sample(make, tmp):
     _need_room(tmp, 25_000_000)
     return make(tmp/'tree')
 
-# %% ../nbs/api/02_external.ipynb #dd8b73b9
+# %% ../nbs/api/02_external.ipynb #5d042fc7
 def get_data(
     data:str|Path|None=None, # 'sample', 'tiny-imagenet', 'cifar10', 'cifar10-sample', a folder, a zip or tar, or an address; None for `$TINYCOURSE_DATA`, else 'sample'
     root:str|Path|None=None, # Folder to keep data in; None for `data_home()`
@@ -555,7 +562,7 @@ def get_data(
     path,web = Path(data).expanduser(), re.match('https?://', data)
     if (md5 or sha256) and not web: raise ConfigError(f'`{data}` is no address, and a hash belongs to one', 'Leave out md5 and sha256')
     with _disk_errors(home):
-        if   data in _samples: res = _once(home/_samples[data][0], partial(_sample, _samples[data][1]))
+        if   data in _samples: res = make_once(home/_samples[data][0], partial(_sample, _samples[data][1]))
         elif data in SOURCES:  res = _from_source(SOURCES[data], home, **kwargs)
         elif web:              res = _from_source(_own_url(data, md5, sha256), home, **kwargs)
         elif path.is_dir():    res = path
