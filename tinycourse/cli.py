@@ -8,7 +8,7 @@ __all__ = ['parser', 'main']
 # %% ../nbs/api/14_cli.ipynb #812cf0cc
 import argparse, sys
 
-# %% ../nbs/api/14_cli.ipynb #052997bb
+# %% ../nbs/api/14_cli.ipynb #1df18703
 def _learner_options(p):
     "What every command that makes a learner asks for"
     p.add_argument('--data', metavar='WHAT', help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
@@ -20,7 +20,8 @@ def _learner_options(p):
     p.add_argument('--seed', type=int, metavar='N', help='seed of weights and batches (default: 0)')
     p.add_argument('--split', choices=['70/30', 'official'], help='which pictures validate (default: 70/30)')
     p.add_argument('--amp', choices=['auto', 'bf16', 'fp16', 'fp32'], help='precision of the arithmetic (default: auto)')
-    p.add_argument('--workers', type=int, metavar='N', help='processes that decode pictures (default: one a core, 8 at most)')
+    p.add_argument('--workers', type=int, metavar='N', help='processes that prepare single pictures (default: none for packed data, else one a core, 8 at most)')
+    p.add_argument('--no-pack', dest='pack', action='store_false', help='decode the files anew in every epoch, rather than once into 1.35 GB of disk')
 
 def _add_train(sub):
     "The arguments of `tinycourse train`"

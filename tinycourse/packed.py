@@ -52,7 +52,7 @@ class Pack:
         res = self.resident.get(device)
         return torch.from_numpy(self.pixels) if res is None else res
 
-# %% ../nbs/api/05_packed.ipynb #948f6583
+# %% ../nbs/api/05_packed.ipynb #7b5f3b4e
 def _state(
     items:pd.DataFrame # Rows of `tiny_items`
 ) -> str: # 16 hexadecimal digits
@@ -79,6 +79,7 @@ def _write(items, names, state, workers, tmp):
     shape = (len(items), *np.asarray(open_picture(items.path[0])).shape)
     np.lib.format.open_memmap(dest/'pixels.npy', mode='w+', dtype=np.uint8, shape=shape).flush()
     parts = list(chunked(list(enumerate(items.path)), 500))
+    if len(parts) > 20: print(f'Decoding {len(items):,} pictures, once, into {shape[0]*shape[1]*shape[2]*shape[3]/1e9:.2f} GB', flush=True)
     parallel(partial(_decode, file=dest/'pixels.npy'), parts, n_workers=workers, progress=len(parts) > 20)
     items.to_csv(dest/'items.csv', index=False)
     (dest/'pack.json').write_text(json.dumps(dict(state=state, names=names)), encoding='utf-8')
@@ -141,18 +142,20 @@ class BatchResize(Transform):
         res = F.interpolate(x.float(), size=(self.size, self.size), mode='bilinear', antialias=True)
         return res.round_().clamp_(0, 255).to(x.dtype)
 
-# %% ../nbs/api/05_packed.ipynb #9036d650
+# %% ../nbs/api/05_packed.ipynb #c1522fbf
 @delegates(items_dls, but=['names', 'opener', 'stats'])
 def packed_dls(
     source:str|Path|Pack, # A pack, or what `pack` takes: a tree or a zip
     bs:int=256, # Pictures per batch
     size:int|None=None, # Resize to size x size pixels, whole batches at once; None keeps the pack's size
+    item_tfms=None, # fastai transforms of single pictures; they come before `size` takes effect
     batch_tfms=None, # fastai transforms of whole batches, on the device
-    workers:int=0, # Worker processes; useful only with `item_tfms`
+    workers:int|None=None, # Worker processes; None for none, or where `item_tfms` want single pictures for one per core, 8 at most
     **kwargs
 ) -> DataLoaders: # With `.source`, as from `tiny_dls`
     "`tiny_dls` from decoded pictures: same items, same split, same batches, many times as fast; raises `DataError` or `ConfigError`"
     if size is not None and size < 1: raise ConfigError(f'size is {size}', 'Give at least 1')
     p = source if isinstance(source, Pack) else Pack(source) if (Path(source)/'pack.json').exists() else pack(source)
     tfms = [*([BatchResize(size)] if size else []), *(batch_tfms or [])]
-    return items_dls(p.items, p.names, bs, batch_tfms=tfms, opener=partial(Pack.open, p), workers=workers, dl_type=PackedDL, pack=p, **kwargs)
+    if workers is None and not item_tfms: workers = 0
+    return items_dls(p.items, p.names, bs, item_tfms=item_tfms, batch_tfms=tfms, opener=partial(Pack.open, p), workers=workers, dl_type=PackedDL, pack=p, **kwargs)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_files', 'run_defaults', 'write_report', 'run_record', 'run_learner', 'load_model', 'Interrupted', 'train_run']
 
-# %% ../nbs/api/13_train.ipynb #8699c9b6
+# %% ../nbs/api/13_train.ipynb #6490c3a5
 import datetime, json, sys, time
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .gradcam import cam_panel
 from .interpret import plot_misclassified
 from .learner import Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, tiny_learner
 from .models import count_parameters, tiny_resnet18
+from .packed import pack, packed_dls
 
 # %% ../nbs/api/13_train.ipynb #8ad60db0
 run_files = ['history.csv', 'checkpoint.pth', 'history.png', 'lr.png', 'misclassified.png', 'gradcam.png', 'model.pth', 'run.json']
@@ -44,7 +45,7 @@ def write_report(
     with atomic_write(out/'model.pth') as tmp: torch.save({k: v.cpu().contiguous() for k,v in learn.model.state_dict().items()}, tmp)
     with atomic_write(out/'run.json') as tmp: tmp.write_text(json.dumps(record, indent=1) + '\n')
 
-# %% ../nbs/api/13_train.ipynb #8871405d
+# %% ../nbs/api/13_train.ipynb #1f040fe8
 def run_record(
     learn:Learner, # A trained learner
     settings:dict, # What the run was asked to do
@@ -57,12 +58,12 @@ def run_record(
         seconds_per_epoch=round(float(df.seconds.median()), 2), seconds_training=round(float(df.seconds.sum()), 1),
         data=Path(str(settings['data'])).name, split=src, recipe=learn.recipe, lr=settings['lr'] or learn.lr, batch_size=learn.dls.bs, stem=learn.stem,
         precision=learn.precision, parameters=count_parameters(learn.model), seed=settings['seed'], size=settings['size'],
-        workers=learn.dls.train.fake_l.num_workers, finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
+        workers=learn.dls.train.fake_l.num_workers, packed=settings['pack'], finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
         machine=device_report())
 
-# %% ../nbs/api/13_train.ipynb #351709f8
+# %% ../nbs/api/13_train.ipynb #40f2d7a2
 run_defaults = dict(data='sample', classes=None, epochs=None, recipe='course', stem=None, bs=None, lr=None, size=None, seed=0,
-                    split='70/30', amp='auto', workers=None, baseline=False)
+                    split='70/30', amp='auto', workers=None, pack=True, baseline=False)
 
 def _settings(
     given:dict # What the caller asked for
@@ -81,17 +82,25 @@ def _settings(
     if s['lr'] is not None and not s['lr'] > 0: raise ConfigError(f'lr is {s["lr"]}', 'Give a learning rate above 0, such as 0.1')
     return s
 
-# %% ../nbs/api/13_train.ipynb #8f87071a
+# %% ../nbs/api/13_train.ipynb #d2de3550
+def _source(
+    s:dict # Settings
+): # The pack of the data, or its folder
+    if not s['pack']: return get_data(s['data'])
+    a_zip = str(s['data']).lower().endswith('.zip') and Path(s['data']).is_file()
+    return pack(s['data'] if a_zip else get_data(s['data']))
+
 def run_learner(
     history:str|Path|None=None, # CSV file to keep up to date while training
     **settings # Any of `run_defaults`
 ) -> Learner: # Ready to fit
     "Data, network and recipe as the settings of a run say; raises `ConfigError` or `DataError`"
     s = _settings(settings)
-    path,bs = get_data(s['data']),s['bs'] or get_recipe(s['recipe'])['bs']
+    source,bs = _source(s),s['bs'] or get_recipe(s['recipe'])['bs']
     def dls(bs):
         seed_everything(s['seed'])
-        return tiny_dls(path, bs=bs, classes=s['classes'], split=s['split'], size=s['size'], workers=s['workers'], **recipe_tfms(s['recipe'], s['size'] or 64))
+        make = packed_dls if s['pack'] else tiny_dls
+        return make(source, bs=bs, classes=s['classes'], split=s['split'], size=s['size'], workers=s['workers'], **recipe_tfms(s['recipe'], s['size'] or 64))
     loaders = dls(bs or 256)
     if not bs and loaders.source['n_train'] < 20_000: loaders = dls(64)
     seed_everything(s['seed'])
@@ -114,7 +123,7 @@ def load_model(
     record = json.loads(beside.read_text()) if beside.exists() else {}
     return model.eval(),record if len(record.get('vocab', [])) == n else dict(vocab=[str(i) for i in range(n)])
 
-# %% ../nbs/api/13_train.ipynb #dc7a8a00
+# %% ../nbs/api/13_train.ipynb #49b2eb51
 def _new_folder(
     out # Where the caller wants it; None for runs/<date>
 ) -> Path: # A folder without a run in it
@@ -137,6 +146,7 @@ def _check_same(
     given:dict # Settings of the caller
 ):
     for k,v in given.items():
+        if k in ('workers', 'pack'): continue  # how batches are fetched does not change what is in them
         if k in saved and saved[k] != v and str(saved[k]) != str(Path(str(v)).resolve()):
             raise ConfigError(f'the run was started with {k}={saved[k]}, not {v}', 'Leave the setting out, or start a new run')
 
@@ -165,7 +175,7 @@ def _in_notebook():
 
 class Interrupted(TinyCourseError): "The run was stopped by its user"
 
-# %% ../nbs/api/13_train.ipynb #6bb82dd7
+# %% ../nbs/api/13_train.ipynb #2737dc76
 def train_run(
     out:str|Path|None=None, # Folder for the run; None for runs/<date>, or with `resume` for the newest unfinished run
     resume:bool=False, # Go on with an interrupted run; its settings are taken from its checkpoint
@@ -177,7 +187,7 @@ def train_run(
         out = _old_folder(out)
         state = load_checkpoint(out/'checkpoint.pth')
         _check_same(state['info']['settings'], settings)
-        settings = state['info']['settings']
+        settings = {**state['info']['settings'], **{k: v for k,v in settings.items() if k in ('workers', 'pack')}}
     s = _settings(settings)
     if not resume: out = _new_folder(out)
     learn = run_learner(out/'history.csv', **s)
