@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/api/15_all.ipynb #a7881294
+# %% ../nbs/api/15_all.ipynb #255370be
 from .core import *
 from .sample import *
 from .external import *
 from .data import *
 from .augment import *
+from .packed import *
 from .models import *
 from .regularize import *
 from .schedule import *
@@ -20,5 +21,6 @@ from .learner import *
 from .interpret import *
 from .gradcam import *
 from .train import *
+from .bench import *
 
 __all__ = [o for o in globals() if not o.startswith('_')]

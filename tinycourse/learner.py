@@ -6,28 +6,30 @@
 __all__ = ['recipes', 'get_recipe', 'recipe_tfms', 'CPUBf16', 'precision_cbs', 'tiny_learner', 'linear_accuracy',
            'load_checkpoint', 'Checkpoint']
 
-# %% ../nbs/api/10_learner.ipynb #7337a9f4
+# %% ../nbs/api/10_learner.ipynb #e4132522
 import copy, warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np, torch
-from fastai.vision.all import (SGD, Callback, ChannelsLast, CrossEntropyLossFlat, DataLoaders, LabelSmoothingCrossEntropyFlat,
-                               Learner, MixedPrecision, L, OptimWrapper, accuracy, nn, noop, patch, to_float)
+from fastai.vision.all import (SGD, Callback, ChannelsLast, CrossEntropyLossFlat, CutMix, DataLoaders, LabelSmoothingCrossEntropyFlat,
+                               Learner, MixedPrecision, MixUp, L, OptimWrapper, accuracy, nn, noop, patch, to_float)
 from .augment import AlbumentationsTransform, pad_crop_flip, seed_augs
 from .core import ConfigError, TinyCourseError, atomic_write, best_precision, rng_state, set_rng_state
 from .history import ModelHistory
 from .models import tiny_resnet18
-from .regularize import L1Regularizer
+from .regularize import EMA, L1Regularizer, Until
 from .schedule import seed_schedule
 
-# %% ../nbs/api/10_learner.ipynb #dad9fcf5
+# %% ../nbs/api/10_learner.ipynb #85499626
 recipes = dict(
     course = dict(schedule='one_cycle', lr=0.1, bs=None, moms=[0.95, 0.85, 0.95], pct_start=0.25, nesterov=False,
-                  wd=5e-4, decay_all=False, l1=0., label_smoothing=0.1, augment='pad_crop_flip', pad=8, flip=0.5),
+                  wd=5e-4, decay_all=False, l1=0., label_smoothing=0.1, augment='pad_crop_flip', pad=8, flip=0.5,
+                  mix='none', mix_until=0.8, ema=0., zero_init=False),
     seed = dict(schedule='seed', lr=0.1, bs=256, moms=[0.9, 0.9, 0.9], pct_start=None, nesterov=True,
-                wd=1e-3, decay_all=True, l1=5e-4, label_smoothing=0., augment='seed', pad=8, flip=0.5))
-_choices = dict(schedule=('one_cycle', 'seed'), augment=('pad_crop_flip', 'seed', 'none'))
+                wd=1e-3, decay_all=True, l1=5e-4, label_smoothing=0., augment='seed', pad=8, flip=0.5,
+                mix='none', mix_until=0.8, ema=0., zero_init=False))
+_choices = dict(schedule=('one_cycle', 'seed'), augment=('pad_crop_flip', 'seed', 'none'), mix=('none', 'mixup', 'cutmix'))
 
 def get_recipe(
     recipe:str|dict='course' # A name from `recipes`, or settings of your own
@@ -72,7 +74,7 @@ def precision_cbs(
     if device.type == 'cpu' and precision == 'bf16': return [CPUBf16()]
     raise ConfigError(f'{precision} does not work on {device.type}', "Use 'fp32' there")
 
-# %% ../nbs/api/10_learner.ipynb #c09f3963
+# %% ../nbs/api/10_learner.ipynb #7b56ed12
 def _sgd(
     r:dict # A recipe
 ): # For `Learner(opt_func=...)`
@@ -94,9 +96,11 @@ def tiny_learner(
     r,device = get_recipe(recipe),torch.device(dls.device)
     stem = stem or ('imagenet' if device.type == 'cpu' else 'small')
     precision = precision or best_precision(device)
-    if model is None: model = tiny_resnet18(len(dls.vocab), stem=stem)
+    if model is None: model = tiny_resnet18(len(dls.vocab), stem, r['zero_init'])
     fast = precision_cbs(precision, device) + ([ChannelsLast()] if precision != 'fp32' else [])
     more = [L1Regularizer(r['l1'], per='batch')] if r['l1'] else []
+    if r['mix'] != 'none': more += [mix := {'mixup': MixUp, 'cutmix': CutMix}[r['mix']](), Until(mix, r['mix_until'])]
+    if r['ema']: more.append(EMA(r['ema']))
     eps = r['label_smoothing']
     loss = LabelSmoothingCrossEntropyFlat(eps=eps) if eps else CrossEntropyLossFlat()
     defaults = dict(loss_func=loss, opt_func=_sgd(r), lr=r['lr'] if r['bs'] else r['lr']*(dls.bs or 256)/256,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_files', 'run_defaults', 'write_report', 'run_record', 'run_learner', 'load_model', 'Interrupted', 'train_run']
 
-# %% ../nbs/api/13_train.ipynb #6490c3a5
+# %% ../nbs/api/13_train.ipynb #3d04acce
 import datetime, json, sys, time
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from .interpret import plot_misclassified
 from .learner import Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, tiny_learner
 from .models import count_parameters, tiny_resnet18
 from .packed import pack, packed_dls
+from .regularize import EMA
 
 # %% ../nbs/api/13_train.ipynb #8ad60db0
 run_files = ['history.csv', 'checkpoint.pth', 'history.png', 'lr.png', 'misclassified.png', 'gradcam.png', 'model.pth', 'run.json']
@@ -150,7 +151,7 @@ def _check_same(
         if k in saved and saved[k] != v and str(saved[k]) != str(Path(str(v)).resolve()):
             raise ConfigError(f'the run was started with {k}={saved[k]}, not {v}', 'Leave the setting out, or start a new run')
 
-# %% ../nbs/api/13_train.ipynb #150e7804
+# %% ../nbs/api/13_train.ipynb #6730d58c
 def _log_line(row): print('  '.join(f'{o:>10.4f}' if isinstance(o, float) else f'{o!s:>10}' for o in row), flush=True)
 
 def _fit(
@@ -163,7 +164,9 @@ def _fit(
     if not sys.stdout.isatty() and hasattr(learn, 'progress') and not _in_notebook(): learn.remove_cb(ProgressCallback); learn.logger = _log_line
     start = state['epoch'] if state else 0
     keep = Checkpoint(out/'checkpoint.pth', info=dict(settings=s, fingerprint=learn.dls.source['fingerprint']), resume=state)
-    if start >= s['epochs']: return keep.restore(learn)
+    if start >= s['epochs']:
+        keep.restore(learn)
+        return [cb.after_fit() for cb in learn.cbs if isinstance(cb, EMA)]  # the average becomes the network
     try: learn.fit_recipe(s['epochs'], s['lr'], cbs=keep, start_epoch=start)
     except KeyboardInterrupt:
         raise Interrupted(f'stopped after {len(learn.model_history.rows)} of {s["epochs"]} epochs',
