@@ -142,13 +142,13 @@ class BatchResize(Transform):
         res = F.interpolate(x.float(), size=(self.size, self.size), mode='bilinear', antialias=True)
         return res.round_().clamp_(0, 255).to(x.dtype)
 
-# %% ../nbs/api/05_packed.ipynb #c1522fbf
+# %% ../nbs/api/05_packed.ipynb #ed0c442a
 @delegates(items_dls, but=['names', 'opener', 'stats'])
 def packed_dls(
     source:str|Path|Pack, # A pack, or what `pack` takes: a tree or a zip
     bs:int=256, # Pictures per batch
     size:int|None=None, # Resize to size x size pixels, whole batches at once; None keeps the pack's size
-    item_tfms=None, # fastai transforms of single pictures; they come before `size` takes effect
+    item_tfms=None, # fastai transforms of single pictures; with them, these are resized one by one too
     batch_tfms=None, # fastai transforms of whole batches, on the device
     workers:int|None=None, # Worker processes; None for none, or where `item_tfms` want single pictures for one per core, 8 at most
     **kwargs
@@ -156,6 +156,6 @@ def packed_dls(
     "`tiny_dls` from decoded pictures: same items, same split, same batches, many times as fast; raises `DataError` or `ConfigError`"
     if size is not None and size < 1: raise ConfigError(f'size is {size}', 'Give at least 1')
     p = source if isinstance(source, Pack) else Pack(source) if (Path(source)/'pack.json').exists() else pack(source)
-    tfms = [*([BatchResize(size)] if size else []), *(batch_tfms or [])]
-    if workers is None and not item_tfms: workers = 0
-    return items_dls(p.items, p.names, bs, item_tfms=item_tfms, batch_tfms=tfms, opener=partial(Pack.open, p), workers=workers, dl_type=PackedDL, pack=p, **kwargs)
+    tfms = [*([BatchResize(size)] if size and not item_tfms else []), *(batch_tfms or [])]
+    if not item_tfms: size,workers = None,workers or 0
+    return items_dls(p.items, p.names, bs, size=size, item_tfms=item_tfms, batch_tfms=tfms, opener=partial(Pack.open, p), workers=workers, dl_type=PackedDL, pack=p, **kwargs)
