@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/api/15_all.ipynb #255370be
+# %% ../nbs/api/15_all.ipynb #40bc1482
 from .core import *
 from .sample import *
 from .external import *
@@ -20,6 +20,7 @@ from .history import *
 from .learner import *
 from .interpret import *
 from .gradcam import *
+from .distributed import *
 from .train import *
 from .bench import *
 

@@ -8,12 +8,13 @@ __all__ = ['parser', 'main']
 # %% ../nbs/api/14_cli.ipynb #812cf0cc
 import argparse, sys
 
-# %% ../nbs/api/14_cli.ipynb #1df18703
+# %% ../nbs/api/14_cli.ipynb #79115240
 def _learner_options(p):
     "What every command that makes a learner asks for"
     p.add_argument('--data', metavar='WHAT', help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
     p.add_argument('--classes', type=int, metavar='N', help='keep the first N ids of wnids.txt (default: all)')
-    p.add_argument('--recipe', metavar='NAME', help='settings of training: course, or seed for those of the original assignment (default: course)')
+    p.add_argument('--recipe', metavar='NAME', help='settings of training: basic, course for long trainings, or seed for those of the original assignment (default: course from 30 epochs on, else basic)')
+    p.add_argument('--arch', metavar='NAME', help='network: resnet18, resnet18-d, se-resnet18, resnet18-silu or se-resnet18-d (default: resnet18)')
     p.add_argument('--stem', choices=['small', 'imagenet'], help='first layers of the network (default: small on a GPU, imagenet on a CPU)')
     p.add_argument('--bs', type=int, metavar='N', help='pictures in a batch (default: 256; 64 below 20,000 training pictures, but for the seed recipe)')
     p.add_argument('--size', type=int, metavar='PX', help="resize pictures (default: the files' own size)")
@@ -38,8 +39,11 @@ def _add_train(sub):
 
 def _train(args):
     "Run, then say what came out in three lines"
+    from fastai.torch_core import rank_distrib
     from tinycourse.train import run_files, train_run
+    rank = rank_distrib()
     r = train_run(**args)
+    if rank: return  # one of several processes; the first one speaks
     base = f'; a linear model gets {100*r["linear_accuracy"]:.1f} %' if 'linear_accuracy' in r else ''
     print(f'\naccuracy {100*r["accuracy"]:.2f} % on {r["n_valid"]:,} validation pictures (best epoch {100*r["best_accuracy"]:.2f} %){base}')
     print(f'{r["epochs"]} epochs in {r["seconds_training"]:.0f} s, {r["seconds_per_epoch"]:.1f} s each')

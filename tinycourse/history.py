@@ -6,15 +6,16 @@
 __all__ = ['train_colour', 'valid_colour', 'accent_colour', 'ModelHistory', 'plot_history', 'plot_lr_trend', 'compare_table',
            'compare']
 
-# %% ../nbs/api/09_history.ipynb #7ca492f7
+# %% ../nbs/api/09_history.ipynb #43a76225
 import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.callback.core import Callback
+from fastai.torch_core import maybe_gather, num_distrib, rank_distrib
 from .core import ConfigError, TinyCourseError, atomic_write
 
-# %% ../nbs/api/09_history.ipynb #b904191e
+# %% ../nbs/api/09_history.ipynb #6add52dc
 _columns = ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'accuracy', 'lr', 'mom', 'seconds']
 
 class ModelHistory(Callback):
@@ -52,11 +53,14 @@ class ModelHistory(Callback):
         self.live,nan = False,float('nan')
         valid = {k: v for k,v in self.valid.items() if v is not None}  # None: there was nothing to validate
         loss,n = torch.stack(self.losses).float().cpu().double(),torch.tensor(self.sizes).double()
-        row = dict(epoch=len(self.rows), train_loss=float((loss*n).sum()/n.sum()), train_accuracy=float(self.right)/self.judged if self.judged else nan,
+        sums = torch.tensor([[(loss*n).sum(), n.sum(), float(self.right), self.judged]], dtype=torch.float64)
+        if num_distrib() > 1: sums = maybe_gather(sums.to(self.dls.device))  # each process saw its share of the pictures
+        loss,n,right,judged = sums.sum(0).tolist()
+        row = dict(epoch=len(self.rows), train_loss=loss/n, train_accuracy=right/judged if judged else nan,
             valid_loss=valid.get('valid_loss', nan), accuracy=valid.get('accuracy', nan),
             lr=self.batches[-1][1], mom=self.batches[-1][2], seconds=time.perf_counter()-self.start)
         self.rows.append({**row, **{k: v for k,v in valid.items() if k not in row}})
-        if self.path: self.write(self.path)
+        if self.path and not rank_distrib(): self.write(self.path)
 
     def write(self,
         path:str|Path # CSV file

@@ -6,14 +6,15 @@
 __all__ = ['recipes', 'get_recipe', 'recipe_tfms', 'CPUBf16', 'precision_cbs', 'tiny_learner', 'linear_accuracy',
            'load_checkpoint', 'Checkpoint']
 
-# %% ../nbs/api/10_learner.ipynb #e4132522
+# %% ../nbs/api/10_learner.ipynb #9109ef32
 import copy, warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np, torch
 from fastai.vision.all import (SGD, Callback, ChannelsLast, CrossEntropyLossFlat, CutMix, DataLoaders, LabelSmoothingCrossEntropyFlat,
-                               Learner, MixedPrecision, MixUp, L, OptimWrapper, accuracy, nn, noop, patch, to_float)
+                               Learner, MixedPrecision, MixUp, L, OptimWrapper, accuracy, get_model, nn, noop, num_distrib, patch,
+                               rank_distrib, to_float)
 from .augment import AlbumentationsTransform, pad_crop_flip, seed_augs
 from .core import ConfigError, TinyCourseError, atomic_write, best_precision, rng_state, set_rng_state
 from .history import ModelHistory
@@ -21,32 +22,34 @@ from .models import tiny_resnet18
 from .regularize import EMA, L1Regularizer, Until
 from .schedule import seed_schedule
 
-# %% ../nbs/api/10_learner.ipynb #85499626
+# %% ../nbs/api/10_learner.ipynb #59b46f2b
+_basic = dict(schedule='one_cycle', lr=0.1, bs=None, moms=[0.95, 0.85, 0.95], pct_start=0.25, nesterov=False,
+              wd=5e-4, decay_all=False, l1=0., label_smoothing=0.1, augment='pad_crop_flip', pad=8, flip=0.5,
+              mix='none', mix_until=0.8, ema=0., zero_init=False)
 recipes = dict(
-    course = dict(schedule='one_cycle', lr=0.1, bs=None, moms=[0.95, 0.85, 0.95], pct_start=0.25, nesterov=False,
-                  wd=5e-4, decay_all=False, l1=0., label_smoothing=0.1, augment='pad_crop_flip', pad=8, flip=0.5,
-                  mix='none', mix_until=0.8, ema=0., zero_init=False),
+    basic = _basic,
+    course = dict(_basic, mix='cutmix', ema=0.99),
     seed = dict(schedule='seed', lr=0.1, bs=256, moms=[0.9, 0.9, 0.9], pct_start=None, nesterov=True,
                 wd=1e-3, decay_all=True, l1=5e-4, label_smoothing=0., augment='seed', pad=8, flip=0.5,
                 mix='none', mix_until=0.8, ema=0., zero_init=False))
 _choices = dict(schedule=('one_cycle', 'seed'), augment=('pad_crop_flip', 'seed', 'none'), mix=('none', 'mixup', 'cutmix'))
 
 def get_recipe(
-    recipe:str|dict='course' # A name from `recipes`, or settings of your own
+    recipe:str|dict='basic' # A name from `recipes`, or settings of your own
 ) -> dict: # A copy that may be changed freely
-    "A recipe by name; a dict is taken as changes to 'course'. Raises `ConfigError` for unknown names or settings"
+    "A recipe by name; a dict is taken as changes to 'basic'. Raises `ConfigError` for unknown names or settings"
     if isinstance(recipe, str):
         if recipe not in recipes: raise ConfigError(f'there is no recipe {recipe!r}', f'Choose from: {", ".join(recipes)}')
         return dict(copy.deepcopy(recipes[recipe]), name=recipe)
-    odd = set(recipe) - set(recipes['course']) - {'name'}
-    if odd: raise ConfigError(f'a recipe has no setting {min(odd)!r}', f'Settings are: {", ".join(recipes["course"])}')
+    odd = set(recipe) - set(_basic) - {'name'}
+    if odd: raise ConfigError(f'a recipe has no setting {min(odd)!r}', f'Settings are: {", ".join(_basic)}')
     for k,choices in _choices.items():
         if recipe.get(k, choices[0]) not in choices: raise ConfigError(f'{k} is {recipe[k]!r}', f'Choose from: {", ".join(choices)}')
-    return {**copy.deepcopy(recipes['course']), 'name': 'custom', **recipe}
+    return {**copy.deepcopy(_basic), 'name': 'custom', **recipe}
 
-# %% ../nbs/api/10_learner.ipynb #03c539ed
+# %% ../nbs/api/10_learner.ipynb #0626cefc
 def recipe_tfms(
-    recipe:str|dict='course', # A name or a dict, as for `get_recipe`
+    recipe:str|dict='basic', # A name or a dict, as for `get_recipe`
     size:int=64 # Side of the pictures in pixels
 ) -> dict: # `item_tfms` and `batch_tfms` for `tiny_dls(**recipe_tfms(...))`
     "The augmentation that a recipe asks for"
@@ -54,13 +57,15 @@ def recipe_tfms(
     if r['augment'] == 'seed': return dict(item_tfms=[AlbumentationsTransform(*seed_augs(size))], batch_tfms=[])
     return dict(item_tfms=[], batch_tfms=pad_crop_flip(r['pad'], r['flip']) if r['augment'] == 'pad_crop_flip' else [])
 
-# %% ../nbs/api/10_learner.ipynb #4e95c632
+# %% ../nbs/api/10_learner.ipynb #a3a61e11
 class CPUBf16(Callback):
     "Run the model's forward pass in bfloat16 on a CPU, as `MixedPrecision` does on a GPU; weights and loss stay in float32"
     order = 10
-    def before_fit(self): self.model.forward = torch.autocast('cpu', dtype=torch.bfloat16)(type(self.model).forward.__get__(self.model))
+    def before_fit(self):
+        self.net = get_model(self.model)
+        self.net.forward = torch.autocast('cpu', dtype=torch.bfloat16)(type(self.net).forward.__get__(self.net))
     def after_pred(self): self.learn.pred = to_float(self.pred)
-    def after_fit(self): self.model.__dict__.pop('forward', None)
+    def after_fit(self): self.net.__dict__.pop('forward', None)
 
 # %% ../nbs/api/10_learner.ipynb #950c1f2d
 def precision_cbs(
@@ -74,7 +79,7 @@ def precision_cbs(
     if device.type == 'cpu' and precision == 'bf16': return [CPUBf16()]
     raise ConfigError(f'{precision} does not work on {device.type}', "Use 'fp32' there")
 
-# %% ../nbs/api/10_learner.ipynb #7b56ed12
+# %% ../nbs/api/10_learner.ipynb #2cb4d15e
 def _sgd(
     r:dict # A recipe
 ): # For `Learner(opt_func=...)`
@@ -84,29 +89,30 @@ def _sgd(
 
 def tiny_learner(
     dls:DataLoaders, # From `tiny_dls` or `cifar10_dls`
-    recipe:str|dict='course', # A name from `recipes`, or changes to 'course'; its augmentation acts through `tiny_dls(**recipe_tfms(recipe))`
+    recipe:str|dict='basic', # A name from `recipes`, or changes to 'basic'; its augmentation acts through `tiny_dls(**recipe_tfms(recipe))`
     stem:str|None=None, # 'small' or 'imagenet'; None for 'small' on a GPU, 'imagenet' on a CPU
-    model:nn.Module|None=None, # Another network than `tiny_resnet18`
+    model:nn.Module|None=None, # Another network than a `tiny_resnet18`
+    arch:str='resnet18', # A name from `archs`: the plain ResNet18, or a variant of it
     precision:str|None=None, # 'bf16', 'fp16' or 'fp32'; None for what pays off on the device
     history:str|Path|None=None, # CSV file to keep up to date while training
     cbs=None, # More fastai callbacks
     **kwargs # For fastai's `Learner`
-) -> Learner: # With `.recipe`, `.stem`, `.precision` and a `model_history`
+) -> Learner: # With `.recipe`, `.stem`, `.precision`, `.arch` and a `model_history`
     "A fastai `Learner` for Tiny ImageNet that follows a recipe"
     r,device = get_recipe(recipe),torch.device(dls.device)
     stem = stem or ('imagenet' if device.type == 'cpu' else 'small')
     precision = precision or best_precision(device)
-    if model is None: model = tiny_resnet18(len(dls.vocab), stem, r['zero_init'])
+    if model is None: model = tiny_resnet18(len(dls.vocab), stem, r['zero_init'], arch)
     fast = precision_cbs(precision, device) + ([ChannelsLast()] if precision != 'fp32' else [])
     more = [L1Regularizer(r['l1'], per='batch')] if r['l1'] else []
     if r['mix'] != 'none': more += [mix := {'mixup': MixUp, 'cutmix': CutMix}[r['mix']](), Until(mix, r['mix_until'])]
     if r['ema']: more.append(EMA(r['ema']))
     eps = r['label_smoothing']
     loss = LabelSmoothingCrossEntropyFlat(eps=eps) if eps else CrossEntropyLossFlat()
-    defaults = dict(loss_func=loss, opt_func=_sgd(r), lr=r['lr'] if r['bs'] else r['lr']*(dls.bs or 256)/256,
+    defaults = dict(loss_func=loss, opt_func=_sgd(r), lr=r['lr'] if r['bs'] else r['lr']*(dls.bs or 256)*(num_distrib() or 1)/256,
                     wd=r['wd'], moms=r['moms'], wd_bn_bias=r['decay_all'], metrics=accuracy)
     learn = Learner(dls, model.to(device), cbs=[ModelHistory(history), *fast, *more, *L(cbs)], **{**defaults, **kwargs})
-    learn.recipe,learn.stem,learn.precision = r,stem,precision
+    learn.recipe,learn.stem,learn.precision,learn.arch = r,stem,precision,arch
     return learn
 
 # %% ../nbs/api/10_learner.ipynb #9ca11641
@@ -161,7 +167,7 @@ def load_checkpoint(
     except FileNotFoundError: raise TinyCourseError(f'{path} does not exist', 'Name a run that was started with --out, or start a new one') from None
     except Exception as e: raise TinyCourseError(f'{path} is not a checkpoint ({type(e).__name__})', 'Start a new run') from None
 
-# %% ../nbs/api/10_learner.ipynb #1d2000ec
+# %% ../nbs/api/10_learner.ipynb #82c032ea
 class Checkpoint(Callback):
     """Save everything a run needs to go on, after every epoch, whole or not at all.
     With `resume`, the run goes on from a saved state: pass `fit_recipe(..., start_epoch=state['epoch'])` too"""
@@ -186,17 +192,20 @@ class Checkpoint(Callback):
     ):
         "Put the saved state into `learn`, once"
         s,self.resume = self.resume,None
-        learn.model.load_state_dict(s['model'])
+        get_model(learn.model).load_state_dict(s['model'])
         for cb in learn.cbs:
             if cb.name in s['cbs']: cb.load_state_dict(s['cbs'][cb.name])
         if learn.opt:
             learn.opt.load_state_dict(s['opt'])  # fastai leaves these tensors where they were read: on the CPU
             for p,st in learn.opt.state.items(): st.update({k: v.to(p.device) for k,v in st.items() if isinstance(v, torch.Tensor)})
-        set_rng_state(s['rng']); learn.dls.train.rng.setstate(s['order'])
+        if rank_distrib(): return  # the random state is that of the first process; others draw their own shifts and flips
+        set_rng_state(s['rng']); self._rng(learn).setstate(s['order'])
+
+    def _rng(self, learn): return getattr(learn.dls.train, 'dl', learn.dls.train).rng  # `dl`: what a DistributedDL shares out
 
     def after_epoch(self):
-        if not self.real: return
+        if not self.real or rank_distrib(): return
         cbs = {cb.name: cb.state_dict() for cb in self.learn.cbs if hasattr(type(cb), 'state_dict')}  # history and schedules
-        state = dict(epoch=self.epoch+1, model=self.learn.model.state_dict(), opt=self.opt.state_dict(), rng=rng_state(),
-            cbs=cbs, order=self.dls.train.rng.getstate(), info=self.info)
+        state = dict(epoch=self.epoch+1, model=get_model(self.model).state_dict(), opt=self.opt.state_dict(), rng=rng_state(),
+            cbs=cbs, order=self._rng(self.learn).getstate(), info=self.info)
         with atomic_write(self.path) as tmp: torch.save(_plain(state), tmp)

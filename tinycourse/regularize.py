@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['losses', 'penalty_params', 'L1Regularizer', 'L2Regularizer', 'EMA', 'Until', 'get_loss']
 
-# %% ../nbs/api/08_regularize.ipynb #bdb02912
+# %% ../nbs/api/08_regularize.ipynb #76f13e63
 import difflib
 
 import torch
 from fastai.callback.core import Callback
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
+from fastai.learner import get_model
 from fastai.torch_core import find_bs
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -78,7 +79,7 @@ class L2Regularizer(_Penalty):
         "Half the sum of squares"
         return p.pow(2).sum()/2
 
-# %% ../nbs/api/08_regularize.ipynb #6e9cf5ce
+# %% ../nbs/api/08_regularize.ipynb #01794bff
 class EMA(Callback):
     """Validate, and end, with an exponential moving average of the weights.
     Polyak & Juditsky 1992 (https://doi.org/10.1137/0330046). Raises `ConfigError` for a decay outside 0 to 1"""
@@ -92,9 +93,9 @@ class EMA(Callback):
     def before_fit(self):
         if hasattr(self.learn, 'lr_finder'): return  # a learning-rate sweep is no training
         self._lend(False)  # in case that Ctrl-C came while validating
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        self.average = self._new()
     def after_step(self):
-        if self.average is not None: self.average.update_parameters(self.model)
+        if self.average is not None: self.average.update_parameters(get_model(self.model))
     def before_validate(self): self._lend(True)
     def after_validate(self): self._lend(False)
     def after_fit(self):
@@ -103,10 +104,12 @@ class EMA(Callback):
         self._lend(True)
         self.average,self.lent = None,False
 
+    def _new(self): return AveragedModel(get_model(self.model), multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+
     def _lend(self, lend):
         "Exchange weights and average, unless that is how it is already"
         if self.average is None or lend == self.lent: return
-        for a,b in zip(self.model.state_dict().values(), self.average.module.state_dict().values()):
+        for a,b in zip(get_model(self.model).state_dict().values(), self.average.module.state_dict().values()):
             kept = a.clone(); a.copy_(b); b.copy_(kept)
         self.lent = lend
 
@@ -118,7 +121,7 @@ class EMA(Callback):
     ):
         "Go on from a checkpoint"
         if not state: return
-        if self.average is None: self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        if self.average is None: self.average = self._new()
         self.average.load_state_dict(state['average'])
 
 # %% ../nbs/api/08_regularize.ipynb #54d97436

@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['run_files', 'run_defaults', 'write_report', 'run_record', 'run_learner', 'load_model', 'Interrupted', 'train_run']
 
-# %% ../nbs/api/13_train.ipynb #3d04acce
+# %% ../nbs/api/13_train.ipynb #33b6ba64
 import datetime, json, sys, time
 from pathlib import Path
 
 import matplotlib.pyplot as plt, torch
-from fastai.vision.all import Learner, ProgressCallback
+from fastai.vision.all import Learner, ProgressCallback, num_distrib
 from .core import ConfigError, DataError, TinyCourseError, atomic_write, device_report, seed_everything
 from .data import tiny_dls
+from .distributed import join_processes, leave_processes, together
 from .external import SOURCES, get_data
 from .gradcam import cam_panel
 from .interpret import plot_misclassified
 from .learner import Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, tiny_learner
-from .models import count_parameters, tiny_resnet18
+from .models import archs, count_parameters, tiny_resnet18
 from .packed import pack, packed_dls
 from .regularize import EMA
 
@@ -46,24 +47,24 @@ def write_report(
     with atomic_write(out/'model.pth') as tmp: torch.save({k: v.cpu().contiguous() for k,v in learn.model.state_dict().items()}, tmp)
     with atomic_write(out/'run.json') as tmp: tmp.write_text(json.dumps(record, indent=1) + '\n')
 
-# %% ../nbs/api/13_train.ipynb #1f040fe8
+# %% ../nbs/api/13_train.ipynb #b0f7f7a9
 def run_record(
     learn:Learner, # A trained learner
     settings:dict, # What the run was asked to do
     **extra # More entries
 ) -> dict: # Ready for JSON
     "The record of a run: result, data and split, recipe, machine"
-    df,src = learn.model_history.df,learn.dls.source
+    df,src,processes = learn.model_history.df,learn.dls.source,num_distrib() or 1
     return dict(accuracy=float(df.accuracy.iloc[-1]), best_accuracy=float(df.accuracy.max()), train_accuracy=float(df.train_accuracy.iloc[-1]), **extra,
         n_train=src['n_train'], n_valid=src['n_valid'], n_classes=src['classes'], epochs=len(df),
         seconds_per_epoch=round(float(df.seconds.median()), 2), seconds_training=round(float(df.seconds.sum()), 1),
-        data=Path(str(settings['data'])).name, split=src, recipe=learn.recipe, lr=settings['lr'] or learn.lr, batch_size=learn.dls.bs, stem=learn.stem,
+        data=Path(str(settings['data'])).name, split=src, recipe=learn.recipe, lr=settings['lr'] or learn.lr, batch_size=learn.dls.bs*processes, processes=processes, arch=learn.arch, stem=learn.stem,
         precision=learn.precision, parameters=count_parameters(learn.model), seed=settings['seed'], size=settings['size'],
         workers=learn.dls.train.fake_l.num_workers, packed=settings['pack'], finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
         machine=device_report())
 
-# %% ../nbs/api/13_train.ipynb #40f2d7a2
-run_defaults = dict(data='sample', classes=None, epochs=None, recipe='course', stem=None, bs=None, lr=None, size=None, seed=0,
+# %% ../nbs/api/13_train.ipynb #cbba5fb3
+run_defaults = dict(data='sample', classes=None, epochs=None, recipe=None, arch='resnet18', stem=None, bs=None, lr=None, size=None, seed=0,
                     split='70/30', amp='auto', workers=None, pack=True, baseline=False)
 
 def _settings(
@@ -74,22 +75,31 @@ def _settings(
     s = {**run_defaults, **given}
     if s['data'] not in ('sample', *SOURCES) and Path(str(s['data'])).exists(): s['data'] = str(Path(s['data']).resolve())
     if s['epochs'] is None: s['epochs'] = 12 if s['data'] == 'sample' else 50
+    if s['recipe'] is None: s['recipe'] = 'course' if s['epochs'] >= 30 else 'basic'
     for k,low in dict(epochs=1, bs=1, size=1, seed=0, workers=0).items():
         if s[k] is not None and s[k] < low: raise ConfigError(f'{k} is {s[k]}', f'Give at least {low}')
     if s['seed'] >= 2**32: raise ConfigError(f'seed is {s["seed"]}', 'Give a number below 2**32')
     pad = get_recipe(s['recipe'])['pad']
     if s['size'] is not None and s['size'] <= pad: raise ConfigError(f'size is {s["size"]}', f'Give more than {pad}, the padding of the recipe')
     if s['data'] in ('cifar10', 'cifar10-sample'): raise ConfigError(f'a run cannot read {s["data"]}', 'Give sample, tiny-imagenet, or a zip or folder of that layout. Lesson 13 trains on CIFAR-10')
+    if s['arch'] not in archs: raise ConfigError(f'there is no network {s["arch"]!r}', f'Choose from: {", ".join(archs)}')
     if s['lr'] is not None and not s['lr'] > 0: raise ConfigError(f'lr is {s["lr"]}', 'Give a learning rate above 0, such as 0.1')
     return s
 
-# %% ../nbs/api/13_train.ipynb #d2de3550
+# %% ../nbs/api/13_train.ipynb #51f1e509
 def _source(
     s:dict # Settings
 ): # The pack of the data, or its folder
     if not s['pack']: return get_data(s['data'])
     a_zip = str(s['data']).lower().endswith('.zip') and Path(s['data']).is_file()
     return pack(s['data'] if a_zip else get_data(s['data']))
+
+def _share(
+    bs:int # Pictures in a joint batch
+) -> int: # Pictures for one process
+    n = num_distrib() or 1
+    if bs % n: raise ConfigError(f'{n} processes cannot share batches of {bs}', f'Give a bs that {n} divides')
+    return bs//n
 
 def run_learner(
     history:str|Path|None=None, # CSV file to keep up to date while training
@@ -101,27 +111,29 @@ def run_learner(
     def dls(bs):
         seed_everything(s['seed'])
         make = packed_dls if s['pack'] else tiny_dls
-        return make(source, bs=bs, classes=s['classes'], split=s['split'], size=s['size'], workers=s['workers'], **recipe_tfms(s['recipe'], s['size'] or 64))
+        return make(source, bs=_share(bs), classes=s['classes'], split=s['split'], size=s['size'], workers=s['workers'], **recipe_tfms(s['recipe'], s['size'] or 64))
     loaders = dls(bs or 256)
     if not bs and loaders.source['n_train'] < 20_000: loaders = dls(64)
     seed_everything(s['seed'])
-    return tiny_learner(loaders, s['recipe'], stem=s['stem'], precision=None if s['amp'] == 'auto' else s['amp'], history=history)
+    return tiny_learner(loaders, s['recipe'], stem=s['stem'], arch=s['arch'], precision=None if s['amp'] == 'auto' else s['amp'], history=history)
 
-# %% ../nbs/api/13_train.ipynb #724a02d4
+# %% ../nbs/api/13_train.ipynb #a379a73c
 def load_model(
     path:str|Path # The folder of a finished run, or a file of weights such as its model.pth
 ) -> tuple: # The network, in evaluation mode on the CPU, and the run's record
-    "A trained `tiny_resnet18`. Without run.json beside it the record holds `vocab`, the classes by their numbers, and no more. Raises `ConfigError` or `DataError`"
+    """A trained `tiny_resnet18`. Without run.json beside it the record holds `vocab`, the classes by their numbers, and no more, and the network is
+    taken for a plain one. Raises `ConfigError` or `DataError`"""
     path = Path(path)
     file = path/'model.pth' if path.is_dir() else path
     if not file.is_file(): raise ConfigError(f'{file} does not exist', 'Give the folder of a finished run, or a file of weights')
+    beside = file.parent/'run.json'
+    record = json.loads(beside.read_text()) if beside.exists() else {}
     try:
         weights = torch.load(file, map_location='cpu', weights_only=True)
-        model = tiny_resnet18(len(weights['fc.weight']), 'small' if weights['conv1.weight'].shape[-1] == 3 else 'imagenet')
+        model = tiny_resnet18(len(weights['fc.weight']), 'small' if weights['conv1.weight'].shape[-1] == 3 else 'imagenet', arch=record.get('arch', 'resnet18'))
         model.load_state_dict(weights)
     except Exception as e: raise DataError(f'{file} does not hold the weights of a ResNet18 ({type(e).__name__})', 'Give a model.pth that `tinycourse train` wrote') from None
-    beside,n = file.parent/'run.json',model.fc.out_features
-    record = json.loads(beside.read_text()) if beside.exists() else {}
+    n = model.fc.out_features
     return model.eval(),record if len(record.get('vocab', [])) == n else dict(vocab=[str(i) for i in range(n)])
 
 # %% ../nbs/api/13_train.ipynb #49b2eb51
@@ -151,7 +163,7 @@ def _check_same(
         if k in saved and saved[k] != v and str(saved[k]) != str(Path(str(v)).resolve()):
             raise ConfigError(f'the run was started with {k}={saved[k]}, not {v}', 'Leave the setting out, or start a new run')
 
-# %% ../nbs/api/13_train.ipynb #6730d58c
+# %% ../nbs/api/13_train.ipynb #fb0c02b6
 def _log_line(row): print('  '.join(f'{o:>10.4f}' if isinstance(o, float) else f'{o!s:>10}' for o in row), flush=True)
 
 def _fit(
@@ -167,7 +179,8 @@ def _fit(
     if start >= s['epochs']:
         keep.restore(learn)
         return [cb.after_fit() for cb in learn.cbs if isinstance(cb, EMA)]  # the average becomes the network
-    try: learn.fit_recipe(s['epochs'], s['lr'], cbs=keep, start_epoch=start)
+    try:
+        with together(learn): learn.fit_recipe(s['epochs'], s['lr'], cbs=keep, start_epoch=start)
     except KeyboardInterrupt:
         raise Interrupted(f'stopped after {len(learn.model_history.rows)} of {s["epochs"]} epochs',
             f'Continue with: tinycourse train --resume --out {out}' if (out/'checkpoint.pth').exists() else 'Nothing was saved yet') from None
@@ -178,14 +191,14 @@ def _in_notebook():
 
 class Interrupted(TinyCourseError): "The run was stopped by its user"
 
-# %% ../nbs/api/13_train.ipynb #2737dc76
+# %% ../nbs/api/13_train.ipynb #4a2ac504
 def train_run(
     out:str|Path|None=None, # Folder for the run; None for runs/<date>, or with `resume` for the newest unfinished run
     resume:bool=False, # Go on with an interrupted run; its settings are taken from its checkpoint
     **settings # Any of `run_defaults`
 ) -> dict: # The record, as in run.json; its 'out' says where the run is
     "Train a network and write the eight files of a run; raises `ConfigError`, `DataError`, or `Interrupted` after Ctrl-C"
-    state = None
+    state,rank = None,join_processes()
     if resume:
         out = _old_folder(out)
         state = load_checkpoint(out/'checkpoint.pth')
@@ -194,15 +207,18 @@ def train_run(
     s = _settings(settings)
     if not resume: out = _new_folder(out)
     learn = run_learner(out/'history.csv', **s)
+    if rank: seed_everything(s['seed'] + rank)  # other shifts and flips than the first process
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise ConfigError(f'{out} cannot be made: {e.strerror}', 'Choose another --out') from None
     if state and state['info']['fingerprint'] != learn.dls.source['fingerprint']:
         raise DataError('the data has changed since the run was started', 'Start a new run, or restore the data')
-    src,m = learn.dls.source,device_report()
-    print(f'ResNet18 ({learn.stem} stem), {src["classes"]} classes, {src["n_train"]:,} training and {src["n_valid"]:,} validation pictures, '
-          f'{s["epochs"]} epochs, recipe {learn.recipe["name"]}, on {m["device_name"]} ({m["device"]}, {learn.precision})', flush=True)
-    extra = dict(linear_accuracy=linear_accuracy(learn.dls)) if s['baseline'] else {}
+    src,m,processes = learn.dls.source,device_report(),num_distrib()
+    if not rank: print(f'{learn.arch} ({learn.stem} stem), {src["classes"]} classes, {src["n_train"]:,} training and {src["n_valid"]:,} validation pictures, '
+          f'{s["epochs"]} epochs, recipe {learn.recipe["name"]}, on {m["device_name"]} ({m["device"]}, {learn.precision})' + f', {processes} processes'*(processes > 1), flush=True)
+    extra = dict(linear_accuracy=linear_accuracy(learn.dls)) if s['baseline'] and not rank else {}
     _fit(learn, s, out, state)
     record = run_record(learn, s, **extra)
+    leave_processes()
+    if rank: return dict(record, out=str(out))  # the first process writes
     write_report(learn, out, record)
     return dict(record, out=str(out))
