@@ -8,12 +8,12 @@ __all__ = ['parser', 'main']
 # %% ../nbs/api/14_cli.ipynb #812cf0cc
 import argparse, sys
 
-# %% ../nbs/api/14_cli.ipynb #79115240
-def _learner_options(p):
+# %% ../nbs/api/14_cli.ipynb #9d6f5d0a
+def _learner_options(p, recipe='basic'):
     "What every command that makes a learner asks for"
     p.add_argument('--data', metavar='WHAT', help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
     p.add_argument('--classes', type=int, metavar='N', help='keep the first N ids of wnids.txt (default: all)')
-    p.add_argument('--recipe', metavar='NAME', help='settings of training: basic, course for long trainings, or seed for those of the original assignment (default: course from 30 epochs on, else basic)')
+    p.add_argument('--recipe', metavar='NAME', help=f'settings of training: basic, course for long trainings, or seed for those of the original assignment (default: {recipe})')
     p.add_argument('--arch', metavar='NAME', help='network: resnet18, resnet18-d, se-resnet18, resnet18-silu or se-resnet18-d (default: resnet18)')
     p.add_argument('--stem', choices=['small', 'imagenet'], help='first layers of the network (default: small on a GPU, imagenet on a CPU)')
     p.add_argument('--bs', type=int, metavar='N', help='pictures in a batch (default: 256; 64 below 20,000 training pictures, but for the seed recipe)')
@@ -29,7 +29,7 @@ def _add_train(sub):
     p = sub.add_parser('train', help='train ResNet18 and write a report', argument_default=argparse.SUPPRESS,
         description='Train ResNet18 and write history.csv, run.json, four pictures, model.pth and checkpoint.pth to one folder.',
         epilog='A first run, no download: tinycourse train --data sample. The real thing: tinycourse train --data tiny-imagenet --epochs 50')
-    _learner_options(p)
+    _learner_options(p, 'course from 30 epochs on, else basic')
     p.add_argument('--epochs', type=int, metavar='N', help='passes over the training pictures (default: 12 for the sample, else 50)')
     p.add_argument('--lr', type=float, metavar='X', help="largest learning rate (default: the recipe's, in proportion to the batch)")
     p.add_argument('--baseline', action='store_true', help='also fit a linear model and print its accuracy')
@@ -49,7 +49,7 @@ def _train(args):
     print(f'{r["epochs"]} epochs in {r["seconds_training"]:.0f} s, {r["seconds_per_epoch"]:.1f} s each')
     print(f'{len(run_files)} files in {r["out"]}: {", ".join(run_files)}')
 
-# %% ../nbs/api/14_cli.ipynb #b3a376f5
+# %% ../nbs/api/14_cli.ipynb #df397b6e
 def _add_lr_find(sub):
     "The arguments of `tinycourse lr-find`"
     p = sub.add_parser('lr-find', help='sweep the learning rate over a hundred batches', argument_default=argparse.SUPPRESS,
@@ -83,10 +83,12 @@ def _sweep(args, keys, name, find):
     matplotlib.use('agg')
     from fastai.callback.progress import ProgressCallback
     import tinycourse.lr_find  # gives Learner its two methods
-    from tinycourse.core import atomic_write
+    from fastai.torch_core import num_distrib
+    from tinycourse.core import ConfigError, atomic_write
     from tinycourse.train import run_learner
+    if num_distrib() > 1: raise ConfigError('several processes cannot look for a learning rate', 'Start this command without torchrun')
     out,given = Path(args.pop('out', name)),{k: args.pop(k) for k in keys if k in args}
-    learn = run_learner(**args)
+    learn = run_learner(**{'recipe': 'basic', **args})
     if not sys.stdout.isatty(): learn.remove_cb(ProgressCallback)
     found = find(learn, dict(given, show_plot=False))
     with atomic_write(out) as tmp: found.plot().savefig(tmp, dpi=110, facecolor='white')

@@ -76,7 +76,7 @@ def rng_state() -> dict: # Lists, numbers and tensors only, so that `torch.load(
     if torch.cuda.is_available(): state['cuda'] = torch.cuda.get_rng_state_all()
     return state
 
-# %% ../nbs/api/00_core.ipynb #7e180e53
+# %% ../nbs/api/00_core.ipynb #3c56a75f
 def set_rng_state(
     state:dict # What `rng_state` returned
 ):
@@ -85,7 +85,7 @@ def set_rng_state(
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state['numpy']))
     torch.set_rng_state(state['torch'].cpu())
-    if 'cuda' in state and torch.cuda.is_available(): torch.cuda.set_rng_state_all([o.cpu() for o in state['cuda']])
+    if 'cuda' in state and torch.cuda.is_available(): torch.cuda.set_rng_state_all([o.cpu() for o in state['cuda'][:torch.cuda.device_count()]])
 
 # %% ../nbs/api/00_core.ipynb #36165021
 @contextmanager

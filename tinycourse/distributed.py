@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['join_processes', 'together', 'leave_processes']
 
-# %% ../nbs/api/12_distributed.ipynb #69699232
+# %% ../nbs/api/12_distributed.ipynb #071d130a
 import os
 from contextlib import nullcontext
 
 import torch
 from fastai.distributed import DistributedDL, teardown_distrib
-from fastai.vision.all import Learner, num_distrib, patch, rank_distrib
+from fastai.vision.all import Learner, default_device, num_distrib, patch, rank_distrib
 from .core import ConfigError
 
 # %% ../nbs/api/12_distributed.ipynb #5fb77713
@@ -29,13 +29,14 @@ def __len__(self:DistributedDL):
     share = -(-self.dl.n//self.world_size)
     return share//self.bs if self.drop_last else -(-share//self.bs)
 
-# %% ../nbs/api/12_distributed.ipynb #e300fa2f
+# %% ../nbs/api/12_distributed.ipynb #8dae81ff
 def join_processes() -> int: # The number of this process; 0 for the first or only one
-    "Pick this process's GPU if there are several processes; raises `ConfigError` if accelerate is missing"
+    "Pick this process's GPU, or the CPU, if there are several processes; raises `ConfigError` if there are more processes than GPUs"
     if num_distrib() < 2: return 0
-    try: import accelerate
-    except ImportError: raise ConfigError(f'{num_distrib()} processes cannot train together without accelerate', 'pip install accelerate') from None
-    if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    gpu,gpus = int(os.environ.get('LOCAL_RANK', -1)),torch.cuda.device_count()
+    if not gpus: default_device(False)  # nor several processes on the one GPU of a Mac
+    elif 0 <= gpu < gpus: torch.cuda.set_device(gpu)
+    else: raise ConfigError(f'process {gpu} has no GPU of its own: there are {gpus}', 'Start one process for each GPU, with torchrun')
     return rank_distrib()
 
 def together(
@@ -51,3 +52,4 @@ def leave_processes():
     if num_distrib() < 2: return
     teardown_distrib()
     for k in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'): os.environ.pop(k, None)
+    default_device(None)

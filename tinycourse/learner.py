@@ -79,7 +79,7 @@ def precision_cbs(
     if device.type == 'cpu' and precision == 'bf16': return [CPUBf16()]
     raise ConfigError(f'{precision} does not work on {device.type}', "Use 'fp32' there")
 
-# %% ../nbs/api/10_learner.ipynb #2cb4d15e
+# %% ../nbs/api/10_learner.ipynb #ebe95df1
 def _sgd(
     r:dict # A recipe
 ): # For `Learner(opt_func=...)`
@@ -103,6 +103,7 @@ def tiny_learner(
     stem = stem or ('imagenet' if device.type == 'cpu' else 'small')
     precision = precision or best_precision(device)
     if model is None: model = tiny_resnet18(len(dls.vocab), stem, r['zero_init'], arch)
+    else: arch = type(model).__name__
     fast = precision_cbs(precision, device) + ([ChannelsLast()] if precision != 'fp32' else [])
     more = [L1Regularizer(r['l1'], per='batch')] if r['l1'] else []
     if r['mix'] != 'none': more += [mix := {'mixup': MixUp, 'cutmix': CutMix}[r['mix']](), Until(mix, r['mix_until'])]
@@ -115,7 +116,7 @@ def tiny_learner(
     learn.recipe,learn.stem,learn.precision,learn.arch = r,stem,precision,arch
     return learn
 
-# %% ../nbs/api/10_learner.ipynb #9ca11641
+# %% ../nbs/api/10_learner.ipynb #5f0b7f17
 @patch
 def fit_recipe(self:Learner,
     epochs:int, # How many epochs, 1 or more
@@ -125,7 +126,8 @@ def fit_recipe(self:Learner,
 ):
     "Train as the learner's recipe says"
     if epochs < 1: raise ConfigError(f'epochs is {epochs}', 'Give at least 1')
-    if not len(self.dls.train): raise ConfigError(f'a batch of {self.dls.bs} is more than all {len(self.dls.train_ds)} training pictures', 'Give a smaller bs')
+    joint = self.dls.bs*(num_distrib() or 1)
+    if self.dls.train.drop_last and len(self.dls.train_ds) < joint: raise ConfigError(f'a batch of {joint} is more than all {len(self.dls.train_ds)} training pictures', 'Give a smaller bs')
     r = getattr(self, 'recipe', None) or get_recipe()
     if r['schedule'] == 'seed': self.fit(epochs, cbs=seed_schedule(lr or self.lr) + L(cbs), start_epoch=start_epoch)
     else: self.fit_one_cycle(epochs, lr or self.lr, moms=r['moms'], pct_start=r['pct_start'], cbs=cbs, start_epoch=start_epoch)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['losses', 'penalty_params', 'L1Regularizer', 'L2Regularizer', 'EMA', 'Until', 'get_loss']
 
-# %% ../nbs/api/08_regularize.ipynb #76f13e63
+# %% ../nbs/api/08_regularize.ipynb #3baad76c
 import difflib
 
 import torch
 from fastai.callback.core import Callback
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.learner import get_model
-from fastai.torch_core import find_bs
+from fastai.torch_core import find_bs, num_distrib
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .core import ConfigError
@@ -30,7 +30,7 @@ def penalty_params(
     if not chosen: raise ConfigError('there is no parameter to penalize', 'Choose others with params, or unfreeze the model')
     return chosen
 
-# %% ../nbs/api/08_regularize.ipynb #c8886059
+# %% ../nbs/api/08_regularize.ipynb #3c34f822
 class _Penalty(Callback):
     "Add `strength` times `norm` of the chosen parameters to the loss that the backward pass starts from"
     order,run_valid = 5,False  # before GradientAccumulation (6) and MixedPrecision (10): they scale the penalty with the loss
@@ -41,8 +41,8 @@ class _Penalty(Callback):
 
     def before_fit(self): self.penalties = []
     def after_loss(self):
-        k = self.strength/find_bs(self.xb) if self.per == 'batch' else self.strength
-        penalty = k*sum(self.norm(p) for p in penalty_params(self.model, self.which))
+        k = self.strength/(find_bs(self.xb)*(num_distrib() or 1)) if self.per == 'batch' else self.strength  # the joint batch of all processes
+        penalty = k*sum(self.norm(p) for p in penalty_params(get_model(self.model), self.which))
         self.penalties.append(penalty.detach())
         self.learn.loss_grad = self.loss_grad + penalty
 

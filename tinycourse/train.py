@@ -22,7 +22,7 @@ from .models import archs, count_parameters, tiny_resnet18
 from .packed import pack, packed_dls
 from .regularize import EMA
 
-# %% ../nbs/api/13_train.ipynb #8ad60db0
+# %% ../nbs/api/13_train.ipynb #68ecfb10
 run_files = ['history.csv', 'checkpoint.pth', 'history.png', 'lr.png', 'misclassified.png', 'gradcam.png', 'model.pth', 'run.json']
 
 def _save_figure(
@@ -44,7 +44,8 @@ def write_report(
     _save_figure(hist.plot_lr(title), out/'lr.png')
     _save_figure(plot_misclassified(learn), out/'misclassified.png')
     _save_figure(cam_panel(learn), out/'gradcam.png')
-    with atomic_write(out/'model.pth') as tmp: torch.save({k: v.cpu().contiguous() for k,v in learn.model.state_dict().items()}, tmp)
+    weights = {k: v.cpu().contiguous() for k,v in learn.model.state_dict().items()}
+    with atomic_write(out/'model.pth') as tmp: torch.save(dict(model=weights, arch=learn.arch, vocab=list(learn.dls.vocab)), tmp)
     with atomic_write(out/'run.json') as tmp: tmp.write_text(json.dumps(record, indent=1) + '\n')
 
 # %% ../nbs/api/13_train.ipynb #b0f7f7a9
@@ -63,7 +64,7 @@ def run_record(
         workers=learn.dls.train.fake_l.num_workers, packed=settings['pack'], finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
         machine=device_report())
 
-# %% ../nbs/api/13_train.ipynb #cbba5fb3
+# %% ../nbs/api/13_train.ipynb #8ce28c90
 run_defaults = dict(data='sample', classes=None, epochs=None, recipe=None, arch='resnet18', stem=None, bs=None, lr=None, size=None, seed=0,
                     split='70/30', amp='auto', workers=None, pack=True, baseline=False)
 
@@ -75,18 +76,18 @@ def _settings(
     s = {**run_defaults, **given}
     if s['data'] not in ('sample', *SOURCES) and Path(str(s['data'])).exists(): s['data'] = str(Path(s['data']).resolve())
     if s['epochs'] is None: s['epochs'] = 12 if s['data'] == 'sample' else 50
-    if s['recipe'] is None: s['recipe'] = 'course' if s['epochs'] >= 30 else 'basic'
+    s['recipe'] = get_recipe(s['recipe'] or ('course' if s['epochs'] >= 30 else 'basic'))  # its settings, not its name alone: they go into the checkpoint
     for k,low in dict(epochs=1, bs=1, size=1, seed=0, workers=0).items():
         if s[k] is not None and s[k] < low: raise ConfigError(f'{k} is {s[k]}', f'Give at least {low}')
     if s['seed'] >= 2**32: raise ConfigError(f'seed is {s["seed"]}', 'Give a number below 2**32')
-    pad = get_recipe(s['recipe'])['pad']
+    pad = s['recipe']['pad']
     if s['size'] is not None and s['size'] <= pad: raise ConfigError(f'size is {s["size"]}', f'Give more than {pad}, the padding of the recipe')
     if s['data'] in ('cifar10', 'cifar10-sample'): raise ConfigError(f'a run cannot read {s["data"]}', 'Give sample, tiny-imagenet, or a zip or folder of that layout. Lesson 13 trains on CIFAR-10')
     if s['arch'] not in archs: raise ConfigError(f'there is no network {s["arch"]!r}', f'Choose from: {", ".join(archs)}')
     if s['lr'] is not None and not s['lr'] > 0: raise ConfigError(f'lr is {s["lr"]}', 'Give a learning rate above 0, such as 0.1')
     return s
 
-# %% ../nbs/api/13_train.ipynb #51f1e509
+# %% ../nbs/api/13_train.ipynb #c15eb641
 def _source(
     s:dict # Settings
 ): # The pack of the data, or its folder
@@ -107,7 +108,7 @@ def run_learner(
 ) -> Learner: # Ready to fit
     "Data, network and recipe as the settings of a run say; raises `ConfigError` or `DataError`"
     s = _settings(settings)
-    source,bs = _source(s),s['bs'] or get_recipe(s['recipe'])['bs']
+    source,bs = _source(s),s['bs'] or s['recipe']['bs']
     def dls(bs):
         seed_everything(s['seed'])
         make = packed_dls if s['pack'] else tiny_dls
@@ -117,26 +118,32 @@ def run_learner(
     seed_everything(s['seed'])
     return tiny_learner(loaders, s['recipe'], stem=s['stem'], arch=s['arch'], precision=None if s['amp'] == 'auto' else s['amp'], history=history)
 
-# %% ../nbs/api/13_train.ipynb #a379a73c
+# %% ../nbs/api/13_train.ipynb #030a1a8c
 def load_model(
     path:str|Path # The folder of a finished run, or a file of weights such as its model.pth
 ) -> tuple: # The network, in evaluation mode on the CPU, and the run's record
-    """A trained `tiny_resnet18`. Without run.json beside it the record holds `vocab`, the classes by their numbers, and no more, and the network is
-    taken for a plain one. Raises `ConfigError` or `DataError`"""
+    """A trained `tiny_resnet18`. Without run.json beside it the record holds `arch` and `vocab` and no more. Weights alone (a `state_dict`) are
+    taken for those of a plain ResNet18, and its classes have numbers for names. Raises `ConfigError` or `DataError`"""
     path = Path(path)
     file = path/'model.pth' if path.is_dir() else path
     if not file.is_file(): raise ConfigError(f'{file} does not exist', 'Give the folder of a finished run, or a file of weights')
+    cure = 'Give a model.pth that `tinycourse train` wrote'
+    try:
+        kept = torch.load(file, map_location='cpu', weights_only=True)
+        weights = kept.get('model', kept)
+        n,stem = len(weights['fc.weight']),'small' if weights['conv1.weight'].shape[-1] == 3 else 'imagenet'
+    except Exception as e: raise DataError(f'{file} does not hold the weights of a ResNet18 ({type(e).__name__})', cure) from None
     beside = file.parent/'run.json'
     record = json.loads(beside.read_text()) if beside.exists() else {}
-    try:
-        weights = torch.load(file, map_location='cpu', weights_only=True)
-        model = tiny_resnet18(len(weights['fc.weight']), 'small' if weights['conv1.weight'].shape[-1] == 3 else 'imagenet', arch=record.get('arch', 'resnet18'))
-        model.load_state_dict(weights)
-    except Exception as e: raise DataError(f'{file} does not hold the weights of a ResNet18 ({type(e).__name__})', 'Give a model.pth that `tinycourse train` wrote') from None
-    n = model.fc.out_features
-    return model.eval(),record if len(record.get('vocab', [])) == n else dict(vocab=[str(i) for i in range(n)])
+    if len(record.get('vocab', [])) != n: record = {}  # of other weights
+    plain = dict(arch='resnet18', vocab=[str(i) for i in range(n)])
+    arch,vocab = (kept.get(k, record.get(k, plain[k])) for k in plain)
+    model = tiny_resnet18(n, stem, arch=arch)
+    try: model.load_state_dict(weights)
+    except RuntimeError: raise DataError(f'{file} does not hold the weights of a {arch}', cure) from None
+    return model.eval(),record if record.get('vocab') == vocab else dict(arch=arch, vocab=vocab)
 
-# %% ../nbs/api/13_train.ipynb #49b2eb51
+# %% ../nbs/api/13_train.ipynb #67f391cd
 def _new_folder(
     out # Where the caller wants it; None for runs/<date>
 ) -> Path: # A folder without a run in it
@@ -158,10 +165,13 @@ def _check_same(
     saved:dict, # Settings in the checkpoint
     given:dict # Settings of the caller
 ):
+    saved,name = {**run_defaults, **saved},lambda o: o['name'] if isinstance(o, dict) else o
+    if not isinstance(saved['recipe'], dict): raise ConfigError('an older tinycourse started this run, and its recipes may have been others', 'Finish it with that version, or start a new run')
     for k,v in given.items():
         if k in ('workers', 'pack'): continue  # how batches are fetched does not change what is in them
-        if k in saved and saved[k] != v and str(saved[k]) != str(Path(str(v)).resolve()):
-            raise ConfigError(f'the run was started with {k}={saved[k]}, not {v}', 'Leave the setting out, or start a new run')
+        if k == 'recipe' and v: v = get_recipe(v)
+        if saved[k] != v and str(saved[k]) != str(Path(str(v)).resolve()):
+            raise ConfigError(f'the run was started with {k}={name(saved[k])}, not {name(v)}', 'Leave the setting out, or start a new run')
 
 # %% ../nbs/api/13_train.ipynb #fb0c02b6
 def _log_line(row): print('  '.join(f'{o:>10.4f}' if isinstance(o, float) else f'{o!s:>10}' for o in row), flush=True)
@@ -191,7 +201,7 @@ def _in_notebook():
 
 class Interrupted(TinyCourseError): "The run was stopped by its user"
 
-# %% ../nbs/api/13_train.ipynb #4a2ac504
+# %% ../nbs/api/13_train.ipynb #a6816143
 def train_run(
     out:str|Path|None=None, # Folder for the run; None for runs/<date>, or with `resume` for the newest unfinished run
     resume:bool=False, # Go on with an interrupted run; its settings are taken from its checkpoint
@@ -208,7 +218,7 @@ def train_run(
     if not resume: out = _new_folder(out)
     learn = run_learner(out/'history.csv', **s)
     if rank: seed_everything(s['seed'] + rank)  # other shifts and flips than the first process
-    try: out.mkdir(parents=True, exist_ok=True)
+    try: rank or out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise ConfigError(f'{out} cannot be made: {e.strerror}', 'Choose another --out') from None
     if state and state['info']['fingerprint'] != learn.dls.source['fingerprint']:
         raise DataError('the data has changed since the run was started', 'Start a new run, or restore the data')
