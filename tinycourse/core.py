@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TinyCourseError', 'DataError', 'ConfigError', 'data_home', 'atomic_write', 'seed_everything', 'rng_state',
-           'set_rng_state', 'isolated_rng', 'best_device', 'cpu_has_bf16', 'best_precision', 'device_report', 'doctor']
+           'set_rng_state', 'isolated_rng', 'best_device', 'cpu_has_bf16', 'best_precision', 'device_report',
+           'cpu_seconds', 'peak_memory_mb', 'source_commit', 'doctor']
 
 # %% ../nbs/api/00_core.ipynb #cf0dde20
-import importlib.metadata, json, os, platform, random, shutil, sys, tempfile, warnings
+import importlib.metadata, json, os, platform, random, shutil, subprocess, sys, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -140,8 +141,38 @@ def device_report() -> dict: # Plain strings and numbers, ready for JSON
     "What the course would compute with here: device, precision, cores, and package versions"
     device = best_device()
     return dict(device=device.type, device_name=_device_name(device), precision=best_precision(device),
-                cores=os.cpu_count(), system=f'{platform.system()} {platform.machine()}',
+                cores=os.cpu_count(), threads=torch.get_num_threads(), system=f'{platform.system()} {platform.machine()}',
                 python=platform.python_version(), versions={o: _version(o) for o in _packages})
+
+# %% ../nbs/api/00_core.ipynb #a61b68da
+def cpu_seconds() -> float: # Since the process began
+    "User and system time of this process, and of its child processes that have ended"
+    return sum(os.times()[:4])
+
+def peak_memory_mb(
+    device:torch.device|str='cpu' # Where the model is
+) -> float: # Megabytes (10**6 bytes); NaN where the system does not tell
+    "The most memory in use so far: allocated on a GPU, resident on a CPU (memory-mapped files that were read count too)"
+    if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device)/1e6
+    try: import resource
+    except ImportError: return float('nan')  # Windows
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used/1e6 if sys.platform == 'darwin' else used*1024/1e6
+
+# %% ../nbs/api/00_core.ipynb #ae98432f
+def source_commit(
+    folder:str|Path|None=None # A folder of a git repository; None for the one of this file
+) -> dict: # `commit` (None outside a repository) and `clean` (no tracked file was changed)
+    "Which commit the source is at"
+    folder = Path(folder or __file__).resolve()
+    folder = folder if folder.is_dir() else folder.parent
+    def git(*words):
+        res = subprocess.run(['git', '-C', str(folder), *words], capture_output=True, text=True)
+        return res.stdout.strip() if res.returncode == 0 else None
+    try: tracked = git('ls-files', '--error-unmatch', '.')
+    except OSError: tracked = None  # no git here
+    if tracked is None: return dict(commit=None, clean=None)
+    return dict(commit=git('rev-parse', 'HEAD'), clean=not git('status', '--porcelain', '--untracked-files=no'))
 
 # %% ../nbs/api/00_core.ipynb #f6441221
 def _check_workers():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tiny_stats', 'cifar10_stats', 'ZipFolder', 'class_names', 'tiny_items', 'fingerprint', 'split_70_30',
-           'official_split', 'channel_stats', 'zip_and_name', 'open_picture', 'RowNormalize', 'tiny_block', 'items_dls',
-           'tiny_dls', 'cifar10_items', 'cifar10_dls']
+           'official_split', 'reporting_half', 'channel_stats', 'zip_and_name', 'open_picture', 'RowNormalize',
+           'tiny_block', 'items_dls', 'tiny_dls', 'cifar10_items', 'cifar10_dls']
 
 # %% ../nbs/api/03_data.ipynb #15577dfd
 import hashlib, os, zipfile
@@ -166,6 +166,15 @@ def official_split(
     "The split the data came with: its train folder, and its val or test folder"
     val = (items.source != 'train').to_numpy()
     return np.flatnonzero(~val).tolist(), np.flatnonzero(val).tolist()
+
+# %% ../nbs/api/03_data.ipynb #8113fc33
+def reporting_half(
+    items:pd.DataFrame, # Rows of `tiny_items` or `cifar10_items`: those that validate
+    seed:str='report' # Another word gives other halves
+) -> np.ndarray: # True for about half of them
+    """The pictures to report an accuracy on, where the others were used to choose between recipes. By a hash of
+    the name, so a picture is in the same half in every run"""
+    return np.array([int(_hash(_key(o), seed), 16) % 2 == 1 for o in items.itertuples()])
 
 # %% ../nbs/api/03_data.ipynb #5168d7d7
 # Mean and standard deviation of Tiny ImageNet's training pictures, for values from 0 to 1

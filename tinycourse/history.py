@@ -13,13 +13,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.callback.core import Callback
 from fastai.torch_core import maybe_gather, num_distrib, rank_distrib
-from .core import ConfigError, TinyCourseError, atomic_write
+from .core import ConfigError, TinyCourseError, atomic_write, cpu_seconds, peak_memory_mb
 
 # %% ../nbs/api/09_history.ipynb #6add52dc
-_columns = ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'accuracy', 'lr', 'mom', 'seconds']
+_columns = ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'accuracy', 'lr', 'mom', 'seconds', 'cpu_seconds', 'peak_memory_mb']
 
 class ModelHistory(Callback):
-    """Keep losses, accuracies, learning rate, momentum and seconds of every epoch, and the learner's other metrics.
+    """Keep losses, accuracies, learning rate, momentum, seconds and memory of every epoch, and the learner's other metrics.
     `df` is the table; with `path`, a CSV file is brought up to date after each epoch, whole or not at all."""
     order,run_valid = 55,False  # after Recorder (50), so that the validation results are there
     def __init__(self,
@@ -31,7 +31,7 @@ class ModelHistory(Callback):
     def before_train(self):
         self.live = not hasattr(self.learn, 'lr_finder')  # fastai's sign for a learning-rate sweep, which is no training
         if not self.live: return
-        self.start,self.valid = time.perf_counter(),{}
+        self.start,self.cpu_start,self.valid = time.perf_counter(),cpu_seconds(),{}
         self.sizes,self.losses,self.right,self.judged = [],[],0,0
         self.batches = [o for o in self.batches if o[0] <= len(self.rows)]  # forget what an unfinished epoch left
 
@@ -58,7 +58,8 @@ class ModelHistory(Callback):
         loss,n,right,judged = sums.sum(0).tolist()
         row = dict(epoch=len(self.rows), train_loss=loss/n, train_accuracy=right/judged if judged else nan,
             valid_loss=valid.get('valid_loss', nan), accuracy=valid.get('accuracy', nan),
-            lr=self.batches[-1][1], mom=self.batches[-1][2], seconds=time.perf_counter()-self.start)
+            lr=self.batches[-1][1], mom=self.batches[-1][2], seconds=time.perf_counter()-self.start,
+            cpu_seconds=cpu_seconds()-self.cpu_start, peak_memory_mb=peak_memory_mb(self.dls.device or 'cpu'))
         self.rows.append({**row, **{k: v for k,v in valid.items() if k not in row}})
         if self.path and not rank_distrib(): self.write(self.path)
 
