@@ -9,13 +9,22 @@ __all__ = ['parser', 'main']
 import argparse, sys
 
 # %% ../nbs/api/14_cli.ipynb #9d6f5d0a
+def _setting(word):
+    "`key=value` as a pair; a value that is no JSON is taken as a word"
+    import json
+    key,is_pair,value = word.partition('=')
+    if not is_pair or not key: raise argparse.ArgumentTypeError(f'{word!r} is not KEY=VALUE')
+    try: return key,json.loads(value)
+    except ValueError: return key,value
+
 def _learner_options(p, recipe='basic'):
     "What every command that makes a learner asks for"
     p.add_argument('--data', metavar='WHAT', help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
     p.add_argument('--classes', type=int, metavar='N', help='keep the first N ids of wnids.txt (default: all)')
     p.add_argument('--recipe', metavar='NAME', help=f'settings of training: basic, course for long trainings, or seed for those of the original assignment (default: {recipe})')
+    p.add_argument('--set', dest='changes', nargs='+', type=_setting, metavar='KEY=VALUE', help='change settings of the recipe, such as mix=mixup ema=0.99')
     p.add_argument('--arch', metavar='NAME', help='network: resnet18, resnet18-d, se-resnet18, resnet18-silu or se-resnet18-d (default: resnet18)')
-    p.add_argument('--stem', choices=['small', 'imagenet'], help='first layers of the network (default: small on a GPU, imagenet on a CPU)')
+    p.add_argument('--stem', choices=['small', 'imagenet', 'patch'], help='first layers of the network (default: small on a GPU, imagenet on a CPU)')
     p.add_argument('--bs', type=int, metavar='N', help='pictures in a batch (default: 256; 64 below 20,000 training pictures, but for the seed recipe)')
     p.add_argument('--size', type=int, metavar='PX', help="resize pictures (default: the files' own size)")
     p.add_argument('--seed', type=int, metavar='N', help='seed of weights and batches (default: 0)')
@@ -225,6 +234,7 @@ def main(
     "Run a command; 0 when it is done, 2 for a request or data that cannot work, 130 after Ctrl-C"
     args = vars(parser().parse_args(argv))
     run = args.pop('run'); args.pop('command')
+    if 'changes' in args: args['changes'] = dict(args['changes'])
     try: return run(args) or 0
     except (Exception, KeyboardInterrupt) as e:
         if isinstance(e, KeyboardInterrupt): words = 'interrupted'

@@ -135,8 +135,11 @@ class BatchResize(Transform):
     "Resize a batch of bytes to `size` x `size` pixels, bilinearly, without the artefacts of leaving pixels out"
     order = 4 # before `PadCrop` (5)
     def __init__(self,
-        size:int # Pixels
-    ): super().__init__(); self.size = size
+        size:int, # Pixels
+        split_idx:int|None=None # 0: training pictures only, 1: validation pictures only, None: both
+    ):
+        super().__init__(split_idx=split_idx)
+        self.size = size
     def encodes(self, x:TensorImage):
         if x.shape[-2:] == (self.size, self.size): return x
         res = F.interpolate(x.float(), size=(self.size, self.size), mode='bilinear', antialias=True)

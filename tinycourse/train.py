@@ -19,7 +19,7 @@ from .external import SOURCES, get_data
 from .gradcam import cam_panel
 from .interpret import plot_misclassified, predictions
 from .learner import Checkpoint, get_recipe, recipes, linear_accuracy, load_checkpoint, recipe_tfms, tiny_learner
-from .models import archs, count_parameters, tiny_resnet18
+from .models import archs, count_parameters, stems, tiny_resnet18
 from .packed import pack, packed_dls
 from .regularize import EMA
 
@@ -51,7 +51,7 @@ def write_report(
     with atomic_write(out/'model.pth') as tmp: torch.save(dict(model=weights, arch=learn.arch, vocab=list(learn.dls.vocab)), tmp)
     with atomic_write(out/'run.json') as tmp: tmp.write_text(json.dumps(record, indent=1) + '\n')
 
-# %% ../nbs/api/13_train.ipynb #b8f497b8
+# %% ../nbs/api/13_train.ipynb #602a2dd6
 def run_answers(
     learn:Learner # A trained learner
 ) -> pd.DataFrame: # truth, predicted (class numbers), prob (of the predicted class, 0 to 1), report (1: in the reporting half, else 0)
@@ -67,7 +67,7 @@ def half_accuracies(
     right = (answers.truth == answers.predicted).groupby(answers.report).mean()
     return dict(accuracy_choosing=float(right.get(0, float('nan'))), accuracy_reporting=float(right.get(1, float('nan'))))
 
-# %% ../nbs/api/13_train.ipynb #9d205bff
+# %% ../nbs/api/13_train.ipynb #dd8e26aa
 def _recipe_words(recipe):
     "The options that ask for a recipe: its name, and what differs from the recipe of that name"
     base = recipe['name'].split('+')[0]
@@ -105,7 +105,7 @@ def run_record(
         machine=device_report())
 
 # %% ../nbs/api/13_train.ipynb #8ce28c90
-run_defaults = dict(data='sample', classes=None, epochs=None, recipe=None, arch='resnet18', stem=None, bs=None, lr=None, size=None, seed=0,
+run_defaults = dict(data='sample', classes=None, epochs=None, recipe=None, changes=None, arch='resnet18', stem=None, bs=None, lr=None, size=None, seed=0,
                     split='70/30', amp='auto', workers=None, pack=True, baseline=False)
 
 def _settings(
@@ -117,6 +117,8 @@ def _settings(
     if s['data'] not in ('sample', *SOURCES) and Path(str(s['data'])).exists(): s['data'] = str(Path(s['data']).resolve())
     if s['epochs'] is None: s['epochs'] = 12 if s['data'] == 'sample' else 50
     s['recipe'] = get_recipe(s['recipe'] or ('course' if s['epochs'] >= 30 else 'basic'))  # its settings, not its name alone: they go into the checkpoint
+    if s['changes']: s['recipe'] = get_recipe({**s['recipe'], 'name': f'{s["recipe"]["name"]}+{"+".join(s["changes"])}', **s['changes']})
+    s['changes'] = None
     for k,low in dict(epochs=1, bs=1, size=1, seed=0, workers=0).items():
         if s[k] is not None and s[k] < low: raise ConfigError(f'{k} is {s[k]}', f'Give at least {low}')
     if s['seed'] >= 2**32: raise ConfigError(f'seed is {s["seed"]}', 'Give a number below 2**32')
@@ -171,7 +173,7 @@ def load_model(
     try:
         kept = torch.load(file, map_location='cpu', weights_only=True)
         weights = kept.get('model', kept)
-        n,stem = len(weights['fc.weight']),'small' if weights['conv1.weight'].shape[-1] == 3 else 'imagenet'
+        n,stem = len(weights['fc.weight']),{o['kernel_size']: k for k,o in stems.items()}[weights['conv1.weight'].shape[-1]]
     except Exception as e: raise DataError(f'{file} does not hold the weights of a ResNet18 ({type(e).__name__})', cure) from None
     beside = file.parent/'run.json'
     record = json.loads(beside.read_text()) if beside.exists() else {}
