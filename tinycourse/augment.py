@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PadCrop', 'RandomFlip', 'Cutout', 'pad_crop_flip', 'AlbumentationsTransform', 'aug_rotate', 'aug_pad_crop',
-           'aug_flip', 'aug_cutout', 'seed_augs', 'is_really_random', 'show_augs']
+           'aug_flip', 'aug_cutout', 'assignment_augs', 'is_really_random', 'show_augs']
 
 # %% ../nbs/api/05_augment.ipynb #0b98dea4
 import inspect, os, random
@@ -212,9 +212,9 @@ def aug_cutout(
     return alb.CoarseDropout(num_holes_range=(1,1), hole_height_range=(size,size), hole_width_range=(size,size), fill=_means, p=p)
 
 # %% ../nbs/api/05_augment.ipynb #b0d4b2e1
-def seed_augs(
+def assignment_augs(
     size:int=64 # Side of the pictures in pixels; padding and hole grow with it
-) -> tuple: # (train, valid), for `AlbumentationsTransform(*seed_augs())`
+) -> tuple: # (train, valid), for `AlbumentationsTransform(*assignment_augs())`
     "The augmentation of the original assignment, to the letter; `valid` is None because the `DataBlock` normalizes"
     return alb.Compose([aug_rotate(), aug_pad_crop(size, size//8), aug_flip(), aug_cutout(size//4)]), None
 
@@ -246,7 +246,7 @@ def is_really_random(
             if len(counts) == 1 or comb(len(streams), 2) * q**min(map(len, streams)) < 1e-4: break
             if (n := 2*n) > 5000: raise ConfigError('too little varies to tell whether it is random', 'Raise the probabilities for this test')
         valid = _streams(dls.valid, 1, 32)
-    return _Report(workers=dls.train.fake_l.num_workers, shown=epochs*n, distinct=len(counts), streams=len(streams),
+    return _Report(num_workers=dls.train.fake_l.num_workers, shown=epochs*n, distinct=len(counts), streams=len(streams),
                    repeated=len(streams) - len(set(map(tuple, streams))), valid_variants=len(set(sum(valid, []))))
 
 # %% ../nbs/api/05_augment.ipynb #86d41a81

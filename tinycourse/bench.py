@@ -46,13 +46,13 @@ def _eat(
     for _,b in zip(range(batches), it): n += len(b[0])
     return n,time.perf_counter()-start
 
-def _torchvision(path, bs, workers):
+def _torchvision(path, bs, num_workers):
     "ImageFolder with v2 transforms: shift, flip, normalize"
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
     tfms = [v2.ToImage(), v2.RandomCrop(64, padding=8, padding_mode='reflect'), v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True), v2.Normalize(*tiny_stats)]
-    return torch.utils.data.DataLoader(ImageFolder(Path(path)/'train', transform=v2.Compose(tfms)), bs, shuffle=True, drop_last=True, num_workers=workers)
+    return torch.utils.data.DataLoader(ImageFolder(Path(path)/'train', transform=v2.Compose(tfms)), bs, shuffle=True, drop_last=True, num_workers=num_workers)
 
 def _albumentations():
     "The same for albumentations: shift, flip"
@@ -70,14 +70,14 @@ def bench_input(
     bs:int=256, # Pictures per batch
     batches:int=12, # Batches of a turn for those that open files; packed data gets ten times as many
     rounds:int=3, # Turns of each contestant
-    workers:int=2, # Worker processes of those that open files
+    num_workers:int=2, # Worker processes of those that open files
     packed:Pack|None=None # A pack of the same tree; None for `pack(path)`
 ) -> pd.DataFrame: # As `take_turns`
     "Images a second of four input pipelines with the same augmentation, and of raw memory"
     p = packed or pack(path)
-    tiny = partial(tiny_dls, path, bs, workers=workers)
+    tiny = partial(tiny_dls, path, bs, num_workers=num_workers)
     files = {'DataBlock + albumentations': tiny(item_tfms=[_albumentations()]).train, 'DataBlock': tiny(batch_tfms=pad_crop_flip()).train,
-             'torchvision ImageFolder + v2': _torchvision(path, bs, workers)}
+             'torchvision ImageFolder + v2': _torchvision(path, bs, num_workers)}
     contestants = {**{k: partial(_eat, dl, batches) for k,dl in files.items()},
                    'packed': partial(_eat, packed_dls(p, bs, batch_tfms=pad_crop_flip()).train, 10*batches),
                    'memory, bytes only': partial(_gather, p, bs, 10*batches)}
@@ -167,7 +167,7 @@ def bench_fit(
 def bench_epoch(
     path:str|Path, # Root of a Tiny ImageNet tree
     rounds:int=2, # Epochs of each kind
-    workers:int=2, # Worker processes of the one that opens files
+    num_workers:int=2, # Worker processes of the one that opens files
     packed:Pack|None=None, # A pack of the same tree; None for `pack(path)`
     stem:str='imagenet', # 'small' or 'imagenet'
     **kwargs # For `tiny_dls` and `packed_dls`: bs, classes, ...
@@ -181,7 +181,7 @@ def bench_epoch(
             _wait(dls.device); start = time.perf_counter()
             learn.fit(1)
             _wait(dls.device); return len(dls.train)*dls.bs + len(dls.valid_ds),time.perf_counter()-start
-    return take_turns({'files': partial(epoch, tiny_dls(path, workers=workers, **kw)), 'packed': partial(epoch, packed_dls(p, **kw))}, rounds)
+    return take_turns({'files': partial(epoch, tiny_dls(path, num_workers=num_workers, **kw)), 'packed': partial(epoch, packed_dls(p, **kw))}, rounds)
 
 # %% ../nbs/api/16_bench.ipynb #5f56f004
 bench_parts = ['input', 'step', 'fit', 'epoch']
@@ -192,7 +192,7 @@ def bench(
     classes:int|None=None, # Keep the first N classes for `fit` and `epoch`; None for all
     bs:int|None=None, # Pictures per batch; None for 256, or 64 below 20,000 pictures
     rounds:int|None=None, # Turns of each contestant; None for 3, and 5 for `fit`
-    workers:int=2, # Worker processes of those that open files
+    num_workers:int=2, # Worker processes of those that open files
     stem:str='imagenet', # 'small' or 'imagenet'
     compile:bool=False # Let `torch.compile` take part in `step`
 ) -> dict: # Ready for JSON: machine and settings, and for each part a list of rows
@@ -202,11 +202,11 @@ def bench(
     p = pack(path)
     bs = bs or (256 if len(p) > 20_000 else 64)
     dls = packed_dls(p, bs=bs, classes=classes, batch_tfms=pad_crop_flip())
-    run = dict(input=lambda: bench_input(path, bs, batches=12 if len(p) > 20_000 else 6, rounds=rounds or 3, workers=workers, packed=p),
+    run = dict(input=lambda: bench_input(path, bs, batches=12 if len(p) > 20_000 else 6, rounds=rounds or 3, num_workers=num_workers, packed=p),
                step=lambda: bench_step(best_device(), stem, bs=min(bs, 64), rounds=rounds or 3, compile=compile),
                fit=lambda: bench_fit(dls, stem, rounds=rounds or 5),
-               epoch=lambda: bench_epoch(path, rounds=rounds or 3, workers=workers, packed=p, stem=stem, bs=bs, classes=classes))
-    res = dict(machine=device_report(), data=Path(str(data)).name, classes=classes, batch_size=bs, workers=workers, stem=stem)
+               epoch=lambda: bench_epoch(path, rounds=rounds or 3, num_workers=num_workers, packed=p, stem=stem, bs=bs, classes=classes))
+    res = dict(machine=device_report(), data=Path(str(data)).name, classes=classes, batch_size=bs, num_workers=num_workers, stem=stem)
     for part in parts:
         df = run[part]()
         print(f'{part}\n{df.round(2).to_string()}\n', flush=True)

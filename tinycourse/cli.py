@@ -21,16 +21,16 @@ def _learner_options(p, recipe='basic'):
     "What every command that makes a learner asks for"
     p.add_argument('--data', metavar='WHAT', help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
     p.add_argument('--classes', type=int, metavar='N', help='keep the first N ids of wnids.txt (default: all)')
-    p.add_argument('--recipe', metavar='NAME', help=f'settings of training: basic, course for long trainings, or seed for those of the original assignment (default: {recipe})')
+    p.add_argument('--recipe', metavar='NAME', help=f'settings of training: basic, course for long trainings, or assignment for those of the original (default: {recipe})')
     p.add_argument('--set', dest='changes', nargs='+', type=_setting, metavar='KEY=VALUE', help='change settings of the recipe, such as mix=mixup ema=0.99')
     p.add_argument('--arch', metavar='NAME', help='network: resnet18, resnet18-d, se-resnet18, resnet18-silu or se-resnet18-d (default: resnet18)')
     p.add_argument('--stem', choices=['small', 'imagenet', 'patch'], help='first layers of the network (default: small on a GPU, imagenet on a CPU)')
-    p.add_argument('--bs', type=int, metavar='N', help='pictures in a batch (default: 256; 64 below 20,000 training pictures, but for the seed recipe)')
+    p.add_argument('--bs', type=int, metavar='N', help='pictures in a batch (default: 256; 64 below 20,000 training pictures, but for the assignment recipe)')
     p.add_argument('--size', type=int, metavar='PX', help="resize pictures (default: the files' own size)")
     p.add_argument('--seed', type=int, metavar='N', help='seed of weights and batches (default: 0)')
     p.add_argument('--split', choices=['70/30', 'official'], help='which pictures validate (default: 70/30)')
     p.add_argument('--amp', choices=['auto', 'bf16', 'fp16', 'fp32'], help='precision of the arithmetic (default: auto)')
-    p.add_argument('--workers', type=int, metavar='N', help='processes that prepare single pictures (default: none for packed data, else one a core, 8 at most)')
+    p.add_argument('--workers', dest='num_workers', type=int, metavar='N', help='processes that prepare single pictures (default: none for packed data, else one a core, 8 at most)')
     p.add_argument('--no-pack', dest='pack', action='store_false', help='decode the files anew in every epoch, rather than once into 1.35 GB of disk')
 
 def _add_train(sub):
@@ -135,10 +135,10 @@ def _gradcam(args):
     import matplotlib
     matplotlib.use('agg')
     from tinycourse.core import atomic_write
-    from tinycourse.gradcam import cam_pictures
-    from tinycourse.train import load_model
-    out,(model,record) = args.pop('out', 'gradcam.png'),load_model(args.pop('model'))
-    fig,df = cam_pictures(model, args.pop('files'), record['vocab'], **{'size': record.get('size') or 64, **args})
+    from tinycourse.gradcam import cam_images
+    from tinycourse.train import load_run
+    out,(model,record) = args.pop('out', 'gradcam.png'),load_run(args.pop('model'))
+    fig,df = cam_images(model, args.pop('files'), record['vocab'], **{'size': record.get('size') or 64, **args})
     with atomic_write(out) as tmp: fig.savefig(tmp, format='png', dpi=110, facecolor='white')
     for o in df.itertuples(): print(f'{o.file}: {o.predicted} {100*o.prob:.1f} %' + (f', {o.target} {100*o.prob_target:.1f} %' if o.target != o.predicted else ''))
     print(f'picture in {out}')
@@ -154,7 +154,7 @@ def _add_bench(sub):
     p.add_argument('--classes', type=int, metavar='N', help='keep the first N ids of wnids.txt in fit and epoch (default: all)')
     p.add_argument('--bs', type=int, metavar='N', help='pictures in a batch (default: 256; 64 below 20,000 pictures)')
     p.add_argument('--rounds', type=int, metavar='N', help='turns of each contestant (default: 3, and 5 for fit)')
-    p.add_argument('--workers', type=int, metavar='N', help='worker processes of those that open files (default: 2)')
+    p.add_argument('--workers', dest='num_workers', type=int, metavar='N', help='worker processes of those that open files (default: 2)')
     p.add_argument('--stem', choices=['small', 'imagenet'], help='first layers of the network (default: imagenet)')
     p.add_argument('--compile', action='store_true', help='let torch.compile take part in step')
     p.add_argument('--out', metavar='JSON', help='file for the numbers (default: bench.json)')

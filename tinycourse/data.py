@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tiny_stats', 'cifar10_stats', 'ZipFolder', 'class_names', 'tiny_items', 'fingerprint', 'split_70_30',
-           'official_split', 'reporting_half', 'channel_stats', 'zip_and_name', 'open_picture', 'RowNormalize',
-           'tiny_block', 'items_dls', 'tiny_dls', 'cifar10_items', 'cifar10_dls']
+           'official_split', 'reporting_half', 'channel_stats', 'zip_and_name', 'open_image', 'RowNormalize',
+           'tiny_block', 'dls_from_items', 'tiny_dls', 'cifar10_items', 'cifar10_dls']
 
 # %% ../nbs/api/04_data.ipynb #15577dfd
 import hashlib, os, zipfile
@@ -92,7 +92,7 @@ def class_names(
 # %% ../nbs/api/04_data.ipynb #c6773171
 _suffixes = {'.jpeg', '.jpg', '.png'}
 
-def _pictures(
+def _image_files(
     folder:Path # A folder of pictures
 ) -> dict: # File name -> bytes, sorted; anything that is no picture is passed over
     try: sizes = folder.sizes() if isinstance(folder, ZipFolder) else {o.name: o.stat().st_size for o in os.scandir(folder)}
@@ -104,7 +104,7 @@ def _with_boxes(
     boxes:dict, # File name -> [wnid, x0, y0, x1, y1]
     source:str # 'train' or 'val'
 ) -> list: # A row for each picture in the folder
-    files,prefix = _pictures(folder),f'{folder}{os.sep}'
+    files,prefix = _image_files(folder),f'{folder}{os.sep}'
     odd = set(files) ^ set(boxes)
     if odd: raise DataError(f'{folder} and its box file disagree about {len(odd)} pictures, {min(odd)} among them', 'Fetch the data again with get_data')
     return [(prefix+f, source, *boxes[f], n) for f,n in files.items()]
@@ -201,7 +201,7 @@ def zip_and_name(
     file,name = path.split('.zip/', 1)
     return f'{file}.zip',name
 
-def open_picture(
+def open_image(
     path:str|Path # A picture file, or one in a zip: `folder/data.zip/path/in/it`
 ) -> PILImage: # In RGB, also where the file is grayscale
     "Open and decode a picture; raises `DataError` naming the file if that fails"
@@ -238,7 +238,7 @@ def tiny_block(
     item_tfms=None, # fastai transforms of single pictures, before batching
     batch_tfms=None, # fastai transforms of whole batches, on the device, before normalization
     stats:tuple=tiny_stats, # Channel means and standard deviations for `Normalize`
-    opener=open_picture # Makes a `PILImage` of the `path` of a row
+    opener=open_image # Makes a `PILImage` of the `path` of a row
 ) -> DataBlock: # Its source is a table of items
     "The `DataBlock` of Tiny ImageNet: rows of `tiny_items` in, normalized batches out"
     if split not in ('70/30', 'official'): raise ConfigError(f'split is {split!r}', "Give '70/30' or 'official'")
@@ -261,7 +261,7 @@ def _chosen(
     if unknown: raise ConfigError(f'no class is called {unknown[0]!r}', f'Classes here: {", ".join(list(names.values())[:8])} ...')
     return {k: v for k,v in names.items() if k in classes or v in classes}
 
-def items_dls(
+def dls_from_items(
     items:pd.DataFrame, # Rows of `tiny_items`, or any with path, source, name and bytes
     names:dict, # Class id -> name, in the order of the model's outputs; without ids, name -> name
     bs:int=256, # Pictures per batch
@@ -273,8 +273,8 @@ def items_dls(
     item_tfms=None, # fastai transforms of single pictures
     batch_tfms=None, # fastai transforms of whole batches, on the device
     stats:tuple=tiny_stats, # Channel means and standard deviations for `Normalize`
-    opener=open_picture, # Makes a `PILImage` of the `path` of a row
-    workers:int|None=None, # Worker processes that decode; None for one per core, 8 at most
+    opener=open_image, # Makes a `PILImage` of the `path` of a row
+    num_workers:int|None=None, # Worker processes that decode; None for one per core, 8 at most
     **kwargs # For `DataBlock.dataloaders`: device, shuffle, ...
 ) -> DataLoaders: # With `.source`, a dict that says which data and which split
     "fastai `DataLoaders` over a table of items; raises `DataError` or `ConfigError`"
@@ -282,20 +282,20 @@ def items_dls(
     chosen = list(_chosen(items, names, classes).values())
     items = items[items.name.isin(chosen)].reset_index(drop=True)
     block = tiny_block(chosen, split, valid_pct, seed, size, item_tfms, batch_tfms, stats, opener)
-    workers = min(8, os.cpu_count()) if workers is None else workers
-    dls = block.dataloaders(items, bs=bs, val_bs=bs, num_workers=workers, **kwargs)
+    num_workers = min(8, os.cpu_count()) if num_workers is None else num_workers
+    dls = block.dataloaders(items, bs=bs, val_bs=bs, num_workers=num_workers, **kwargs)
     dls.source = dict(split=split, valid_pct=valid_pct if split == '70/30' else None, split_seed=seed if split == '70/30' else None,
         classes=len(chosen), n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), fingerprint=fingerprint(items))
     return dls
 
-@delegates(items_dls)
+@delegates(dls_from_items)
 def tiny_dls(
     path:str|Path, # Root of a Tiny ImageNet tree, from `get_data`, or a zip of one
     bs:int=256, # Pictures per batch
     **kwargs
 ) -> DataLoaders: # With `.source`, a dict that says which data and which split
     "fastai `DataLoaders` over a Tiny ImageNet tree; raises `DataError` or `ConfigError`"
-    return items_dls(tiny_items(path), class_names(path), bs, **kwargs)
+    return dls_from_items(tiny_items(path), class_names(path), bs, **kwargs)
 
 # %% ../nbs/api/04_data.ipynb #f565d182
 def _classes(
@@ -311,7 +311,7 @@ def cifar10_items(
     path = Path(path) if path else get_data(os.environ.get('TINYCOURSE_CIFAR10') or 'cifar10-sample')
     names = {part: _classes(path/part) for part in ('train', 'test')}
     if odd := set(names['train']) ^ set(names['test']): raise DataError(f'train and test of {path} disagree about the class {min(odd)}', 'Get a whole copy of the data set')
-    rows = [(str(path/part/c/f), part, c, n) for part in names for c in names[part] for f,n in _pictures(path/part/c).items()]
+    rows = [(str(path/part/c/f), part, c, n) for part in names for c in names[part] for f,n in _image_files(path/part/c).items()]
     df = pd.DataFrame(rows, columns=['path', 'source', 'name', 'bytes'])
     if empty := {(p, c) for p in names for c in names[p]} - set(zip(df.source, df.name)): raise DataError(f'{path} has no pictures in {"/".join(min(empty))}', 'Get a whole copy of the data set')
     return df
@@ -331,7 +331,7 @@ def _part(
     rank = hashes.groupby([items.source, items.name]).rank()
     return items[rank <= items.source.map({k: n or np.inf for k,n in limits.items()})].reset_index(drop=True)
 
-@delegates(items_dls, but=['names', 'split', 'valid_pct', 'stats'])
+@delegates(dls_from_items, but=['names', 'split', 'valid_pct', 'stats'])
 def cifar10_dls(
     path:str|Path|None=None, # Folder with train and test; None for `get_data($TINYCOURSE_CIFAR10)`, or the drawn sample if that is not set
     bs:int=128, # Pictures per batch
@@ -342,4 +342,4 @@ def cifar10_dls(
 ) -> DataLoaders: # With `.source`, a dict that says which data and which split
     "fastai `DataLoaders` over a tree in CIFAR-10's layout: its train folder to train, its test folder to validate. Raises `DataError` or `ConfigError`"
     items = _part(cifar10_items(path), dict(train=limit, test=valid_limit), seed)
-    return items_dls(items, {o: o for o in items.name.unique()}, bs, split='official', stats=cifar10_stats, **kwargs)
+    return dls_from_items(items, {o: o for o in items.name.unique()}, bs, split='official', stats=cifar10_stats, **kwargs)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['cam_methods', 'grad_cam', 'grad_cam_plusplus', 'xgrad_cam', 'layer_cam', 'hires_cam', 'eigen_cam', 'last_conv_stage',
-           'find_layer', 'GradCAM', 'upsample', 'heatmap', 'overlay', 'cam_panel', 'cam_pictures', 'pointing_game',
+           'find_layer', 'GradCAM', 'upsample', 'heatmap', 'overlay', 'cam_panel', 'cam_images', 'pointing_game',
            'energy_in_box', 'insertion_deletion', 'cam_baselines', 'cam_scores']
 
 # %% ../nbs/api/14_gradcam.ipynb #420ac3f9
@@ -21,7 +21,7 @@ from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 from fastai.vision.all import Learner, patch
 from .core import ConfigError
-from .data import open_picture, tiny_stats
+from .data import open_image, tiny_stats
 from .interpret import misclassified, plain_batch
 
 # %% ../nbs/api/14_gradcam.ipynb #61464a3c
@@ -359,7 +359,7 @@ def _as_input(pic, size, stats, device):
     x = torch.tensor(np.array(small)).permute(2,0,1)[None].float()/255
     return ((x - torch.tensor(stats[0]).view(3,1,1))/torch.tensor(stats[1]).view(3,1,1)).to(device)
 
-def cam_pictures(
+def cam_images(
     model:nn.Module, # A trained network
     files:list, # Pictures, of any size
     vocab:list, # Names of the classes
@@ -373,7 +373,7 @@ def cam_pictures(
     "Picture files beside their heatmaps; raises `DataError` for a file that is no picture and `ConfigError` for an unknown class"
     if size < 1: raise ConfigError(f'size is {size}', 'Give a number of pixels, such as 64')
     t,device,rows = _class_index(target, vocab),next(model.parameters()).device,[]
-    pics = [open_picture(o) for o in files]
+    pics = [open_image(o) for o in files]
     fig,axs = plt.subplots(2, len(pics), figsize=(3*len(pics), 6), squeeze=False, constrained_layout=True)
     for (top,bottom),file,pic in zip(axs.T, files, pics):
         x = _as_input(pic, size, stats, device)

@@ -15,25 +15,25 @@ import numpy as np, torch
 from fastai.vision.all import (SGD, Callback, ChannelsLast, CrossEntropyLossFlat, CutMix, DataLoaders, LabelSmoothingCrossEntropyFlat,
                                Learner, MixedPrecision, MixUp, L, OptimWrapper, accuracy, get_model, nn, noop, num_distrib, patch,
                                rank_distrib, to_float)
-from .augment import AlbumentationsTransform, pad_crop_flip, seed_augs
+from .augment import AlbumentationsTransform, pad_crop_flip, assignment_augs
 from .core import ConfigError, TinyCourseError, atomic_write, best_precision, rng_state, set_rng_state
 from .history import ModelHistory
 from .models import tiny_resnet18
 from .packed import BatchResize
-from .regularize import EMA, L1Regularizer, Until
-from .schedule import seed_schedule
+from .regularize import EMA, L1Regularizer, RunUntil
+from .schedule import assignment_schedule
 
 # %% ../nbs/api/12_learner.ipynb #59b46f2b
 _basic = dict(schedule='one_cycle', lr=0.1, bs=None, moms=[0.95, 0.85, 0.95], pct_start=0.25, nesterov=False,
               wd=5e-4, decay_all=False, l1=0., label_smoothing=0.1, augment='pad_crop_flip', pad=8, flip=0.5,
-              mix='none', mix_until=0.8, ema=0., zero_init=False, sizes=[])
+              mix='none', mix_until=0.8, ema=0., last_norm=1., sizes=[])
 recipes = dict(
     basic = _basic,
     course = dict(_basic, mix='cutmix', ema=0.99),
-    seed = dict(schedule='seed', lr=0.1, bs=256, moms=[0.9, 0.9, 0.9], pct_start=None, nesterov=True,
-                wd=1e-3, decay_all=True, l1=5e-4, label_smoothing=0., augment='seed', pad=8, flip=0.5,
-                mix='none', mix_until=0.8, ema=0., zero_init=False, sizes=[]))
-_choices = dict(schedule=('one_cycle', 'seed'), augment=('pad_crop_flip', 'seed', 'none'), mix=('none', 'mixup', 'cutmix'))
+    assignment = dict(schedule='assignment', lr=0.1, bs=256, moms=[0.9, 0.9, 0.9], pct_start=None, nesterov=True,
+                wd=1e-3, decay_all=True, l1=5e-4, label_smoothing=0., augment='assignment', pad=8, flip=0.5,
+                mix='none', mix_until=0.8, ema=0., last_norm=1., sizes=[]))
+_choices = dict(schedule=('one_cycle', 'assignment'), augment=('pad_crop_flip', 'assignment', 'none'), mix=('none', 'mixup', 'cutmix'))
 
 def get_recipe(
     recipe:str|dict='basic' # A name from `recipes`, or settings of your own
@@ -56,7 +56,7 @@ def recipe_tfms(
 ) -> dict: # `item_tfms` and `batch_tfms` for `tiny_dls(**recipe_tfms(...))`
     "The augmentation that a recipe asks for"
     r = get_recipe(recipe)
-    if r['augment'] == 'seed': return dict(item_tfms=[AlbumentationsTransform(*seed_augs(size))], batch_tfms=[])
+    if r['augment'] == 'assignment': return dict(item_tfms=[AlbumentationsTransform(*assignment_augs(size))], batch_tfms=[])
     small = [BatchResize(r['sizes'][0][1], split_idx=0)] if r['sizes'] else []
     return dict(item_tfms=[], batch_tfms=small + (pad_crop_flip(r['pad'], r['flip']) if r['augment'] == 'pad_crop_flip' else []))
 
@@ -118,11 +118,11 @@ def tiny_learner(
     r,device = get_recipe(recipe),torch.device(dls.device)
     stem = stem or ('imagenet' if device.type == 'cpu' else 'small')
     precision = precision or best_precision(device)
-    if model is None: model = tiny_resnet18(len(dls.vocab), stem, r['zero_init'], arch)
+    if model is None: model = tiny_resnet18(len(dls.vocab), stem, r['last_norm'], arch)
     else: arch = type(model).__name__
     fast = precision_cbs(precision, device) + ([ChannelsLast()] if precision != 'fp32' else [])
     more = [L1Regularizer(r['l1'], per='batch')] if r['l1'] else []
-    if r['mix'] != 'none': more += [mix := {'mixup': MixUp, 'cutmix': CutMix}[r['mix']](), Until(mix, r['mix_until'])]
+    if r['mix'] != 'none': more += [mix := {'mixup': MixUp, 'cutmix': CutMix}[r['mix']](), RunUntil(mix, r['mix_until'])]
     if r['ema']: more.append(EMA(r['ema']))
     if r['sizes']: more.append(ProgressiveSize(r['sizes']))
     eps = r['label_smoothing']
@@ -146,7 +146,7 @@ def fit_recipe(self:Learner,
     joint = self.dls.bs*(num_distrib() or 1)
     if self.dls.train.drop_last and len(self.dls.train_ds) < joint: raise ConfigError(f'a batch of {joint} is more than all {len(self.dls.train_ds)} training pictures', 'Give a smaller bs')
     r = getattr(self, 'recipe', None) or get_recipe()
-    if r['schedule'] == 'seed': self.fit(epochs, cbs=seed_schedule(lr or self.lr) + L(cbs), start_epoch=start_epoch)
+    if r['schedule'] == 'assignment': self.fit(epochs, cbs=assignment_schedule(lr or self.lr) + L(cbs), start_epoch=start_epoch)
     else: self.fit_one_cycle(epochs, lr or self.lr, moms=r['moms'], pct_start=r['pct_start'], cbs=cbs, start_epoch=start_epoch)
 
 # %% ../nbs/api/12_learner.ipynb #26adb22b

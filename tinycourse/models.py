@@ -37,19 +37,19 @@ def tiny_resnet(
     depth:int=18, # 18, 34, 50, 101 or 152 layers
     n_out:int=200, # Number of classes
     stem:str='small', # 'small': 3x3, stride 1, no max-pool; 'imagenet': 7x7, stride 2, max-pool; 'patch': 4x4, stride 4, no max-pool
-    zero_init:bool=False, # Start the last norm of each block at 0, so that each block starts as the identity
+    last_norm:float=1., # Where the weights of the last norm of each block start; at 0 each block starts as the identity (zero-init)
     shortcut:str='conv', # Where a block halves the map, its shortcut is a 'conv' with stride 2, or a 'pool' and then a convolution (ResNet-D)
     se:bool=False, # Squeeze and excitation at the end of each block: weigh the channels by what the whole map holds
     act=nn.ReLU # Makes the activation; it has to take `inplace`
 ) -> nn.Module: # Takes n x 3 x 64 x 64 (other sizes work), gives n x `n_out` scores
     """torchvision's ResNets from scratch, with a stem for small or for large pictures.
-    He et al. 2015, https://arxiv.org/abs/1512.03385; `zero_init` is Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
+    He et al. 2015, https://arxiv.org/abs/1512.03385; `last_norm=0` is Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
     `shortcut='pool'` is from He et al. 2018, https://arxiv.org/abs/1812.01187; `se` is Hu et al. 2017, https://arxiv.org/abs/1709.01507.
     Raises `ConfigError` for any other depth, stem or shortcut."""
     if depth not in _resnets: raise ConfigError(f'depth is {depth!r}', f'Give one of {", ".join(map(str, _resnets))}')
     if stem not in stems: raise ConfigError(f'stem is {stem!r}', f'Give one of {", ".join(stems)}')
     if shortcut not in ('conv', 'pool'): raise ConfigError(f'shortcut is {shortcut!r}', "Give 'conv' or 'pool'")
-    model = _resnets[depth](weights=None, num_classes=n_out, zero_init_residual=zero_init)
+    model = _resnets[depth](weights=None, num_classes=n_out)
     if stem != 'imagenet':
         model.conv1 = nn.Conv2d(3, 64, bias=False, **stems[stem])
         nn.init.kaiming_normal_(model.conv1.weight, mode='fan_out', nonlinearity='relu')
@@ -58,6 +58,7 @@ def tiny_resnet(
     for block in [*model.layer1, *model.layer2, *model.layer3, *model.layer4]:
         block.relu = act(inplace=True)
         if shortcut == 'pool' and block.stride > 1: _pool_first(block)
+        nn.init.constant_((block.bn3 if hasattr(block, 'bn3') else block.bn2).weight, last_norm)
         if se: _excite(block)
     return model
 
@@ -68,12 +69,12 @@ archs = {'resnet18': {}, 'resnet18-d': dict(shortcut='pool'), 'se-resnet18': dic
 def tiny_resnet18(
     n_out:int=200, # Number of classes
     stem:str='small', # 'small': 3x3, stride 1, no max-pool; 'imagenet': 7x7, stride 2, max-pool; 'patch': 4x4, stride 4, no max-pool
-    zero_init:bool=False, # Start the last norm of each block at 0, so that each block starts as the identity
+    last_norm:float=1., # Where the weights of the last norm of each block start; at 0 each block starts as the identity (zero-init)
     arch:str='resnet18' # A name from `archs`
 ) -> nn.Module: # Takes n x 3 x 64 x 64 (other sizes work), gives n x `n_out` scores
     "`tiny_resnet` with 18 layers, plain or a variant that has a name. Raises `ConfigError` for other names and stems"
     if arch not in archs: raise ConfigError(f'there is no network {arch!r}', f'Choose from: {", ".join(archs)}')
-    return tiny_resnet(18, n_out, stem, zero_init, **archs[arch])
+    return tiny_resnet(18, n_out, stem, last_norm, **archs[arch])
 
 # %% ../nbs/api/07_models.ipynb #ab06917d
 def count_parameters(
@@ -240,4 +241,4 @@ def summary_table(
         except RuntimeError as e: raise ConfigError(f'the network does not take pictures of {size} x {size} pixels ({e})', 'Give the size that it was made for') from None
         finally:
             for m,mode in modes.items(): m.training = mode
-    return pd.DataFrame(rows, columns=['layer', 'type', 'output', 'parameters', 'madds', 'jump', 'field'])
+    return pd.DataFrame(rows, columns=['layer', 'type', 'output', 'parameters', 'macs', 'jump', 'field'])

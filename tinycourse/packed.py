@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.vision.all import (DataLoaders, PILImage, TensorCategory, TensorImage, TfmdDL, ToTensor, Transform, chunked, delegates)
 from fastcore.parallel import parallel
 from .core import ConfigError, DataError, data_home
-from .data import class_names, fingerprint, items_dls, open_picture, tiny_items, zip_and_name
+from .data import class_names, fingerprint, dls_from_items, open_image, tiny_items, zip_and_name
 from .external import make_once
 
 # %% ../nbs/api/06_packed.ipynb #8f577627
@@ -37,10 +37,10 @@ class Pack:
 
     def open(self,
         path:str|Path # `path` of an item
-    ) -> PILImage: # As `open_picture` would give it
+    ) -> PILImage: # As `open_image` would give it
         "A picture from the pack; one that is not in it is opened from its file"
         i = self.rows.get(str(path))
-        return open_picture(path) if i is None else PILImage.create(np.asarray(self.pixels[i]))
+        return open_image(path) if i is None else PILImage.create(np.asarray(self.pixels[i]))
 
     def on(self,
         device:torch.device # Where batches will be needed
@@ -68,19 +68,19 @@ def _decode(
 ):
     pixels = np.load(file, mmap_mode='r+')
     for i,path in part:
-        x = np.asarray(open_picture(path))
+        x = np.asarray(open_image(path))
         if x.shape != pixels.shape[1:]: raise DataError('{} has {} x {} pixels, others {} x {}'.format(path, *x.shape[1::-1], *pixels.shape[2:0:-1]), 'Use tiny_dls(size=...), which makes them equal')
         pixels[i] = x
     pixels.flush()
 
-def _write(items, names, state, workers, tmp):
+def _write(items, names, state, num_workers, tmp):
     "Make a pack in `tmp`"
     (dest := tmp/'pack').mkdir()
-    shape = (len(items), *np.asarray(open_picture(items.path[0])).shape)
+    shape = (len(items), *np.asarray(open_image(items.path[0])).shape)
     np.lib.format.open_memmap(dest/'pixels.npy', mode='w+', dtype=np.uint8, shape=shape).flush()
     parts = list(chunked(list(enumerate(items.path)), 500))
     if len(parts) > 20: print(f'Decoding {len(items):,} pictures, once, into {shape[0]*shape[1]*shape[2]*shape[3]/1e9:.2f} GB', flush=True)
-    parallel(partial(_decode, file=dest/'pixels.npy'), parts, n_workers=workers, progress=len(parts) > 20)
+    parallel(partial(_decode, file=dest/'pixels.npy'), parts, n_workers=num_workers, progress=len(parts) > 20)
     items.to_csv(dest/'items.csv', index=False)
     (dest/'pack.json').write_text(json.dumps(dict(state=state, names=names)), encoding='utf-8')
     return dest
@@ -88,13 +88,13 @@ def _write(items, names, state, workers, tmp):
 def pack(
     path:str|Path, # Root of a Tiny ImageNet tree, or a zip of one
     dest:str|Path|None=None, # Folder for the pack; None for one in `data_home()`, named after the source and its state
-    workers:int|None=None # Processes that decode; None for one per core
+    num_workers:int|None=None # Processes that decode; None for one per core
 ) -> Pack: # Found if it is there already, else made
     "Decode every labelled picture into one memory map. Raises `DataError` for unequal sizes, a broken picture, a full disk, or a `dest` that was packed from other files"
     items,names = tiny_items(path),class_names(path)
-    state,workers = _state(items),os.cpu_count() if workers is None else workers
+    state,num_workers = _state(items),os.cpu_count() if num_workers is None else num_workers
     dest = Path(dest) if dest else data_home()/f'{Path(path).stem}-packed-{state[:8]}'
-    make_once(dest, partial(_write, items, names, state, workers), room=len(items)*64*64*3)
+    make_once(dest, partial(_write, items, names, state, num_workers), room=len(items)*64*64*3)
     res = Pack(dest, items)
     if res.state != state: raise DataError(f'{dest} was packed from other files, or they have changed since', 'Delete it, or name another dest')
     return res
@@ -146,19 +146,19 @@ class BatchResize(Transform):
         return res.round_().clamp_(0, 255).to(x.dtype)
 
 # %% ../nbs/api/06_packed.ipynb #ed0c442a
-@delegates(items_dls, but=['names', 'opener', 'stats'])
+@delegates(dls_from_items, but=['names', 'opener', 'stats'])
 def packed_dls(
     source:str|Path|Pack, # A pack, or what `pack` takes: a tree or a zip
     bs:int=256, # Pictures per batch
     size:int|None=None, # Resize to size x size pixels, whole batches at once; None keeps the pack's size
     item_tfms=None, # fastai transforms of single pictures; with them, these are resized one by one too
     batch_tfms=None, # fastai transforms of whole batches, on the device
-    workers:int|None=None, # Worker processes; None for none, or where `item_tfms` want single pictures for one per core, 8 at most
+    num_workers:int|None=None, # Worker processes; None for none, or where `item_tfms` want single pictures for one per core, 8 at most
     **kwargs
 ) -> DataLoaders: # With `.source`, as from `tiny_dls`
     "`tiny_dls` from decoded pictures: same items, same split, same batches, many times as fast; raises `DataError` or `ConfigError`"
     if size is not None and size < 1: raise ConfigError(f'size is {size}', 'Give at least 1')
     p = source if isinstance(source, Pack) else Pack(source) if (Path(source)/'pack.json').exists() else pack(source)
     tfms = [*([BatchResize(size)] if size and not item_tfms else []), *(batch_tfms or [])]
-    if not item_tfms: size,workers = None,workers or 0
-    return items_dls(p.items, p.names, bs, size=size, item_tfms=item_tfms, batch_tfms=tfms, opener=partial(Pack.open, p), workers=workers, dl_type=PackedDL, pack=p, **kwargs)
+    if not item_tfms: size,num_workers = None,num_workers or 0
+    return dls_from_items(p.items, p.names, bs, size=size, item_tfms=item_tfms, batch_tfms=tfms, opener=partial(Pack.open, p), num_workers=num_workers, dl_type=PackedDL, pack=p, **kwargs)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_files', 'run_defaults', 'write_report', 'run_answers', 'half_accuracies', 'run_record', 'run_learner',
-           'run_command', 'load_model', 'run_lock', 'Interrupted', 'train_run']
+           'run_command', 'load_run', 'run_lock', 'Interrupted', 'train_run']
 
 # %% ../nbs/api/17_train.ipynb #33b6ba64
 import datetime, json, shlex, sys, time
@@ -17,7 +17,7 @@ from fastai.vision.all import Learner, ProgressCallback, num_distrib
 from filelock import FileLock, Timeout
 from .core import ConfigError, DataError, TinyCourseError, atomic_write, device_report, seed_everything, source_commit
 from .data import reporting_half, tiny_dls
-from .distributed import join_processes, leave_processes, together
+from .distributed import setup_distributed, teardown_distributed, distributed_context
 from .external import SOURCES, get_data
 from .gradcam import cam_panel
 from .interpret import plot_misclassified, predictions
@@ -85,12 +85,12 @@ def run_record(
         command=run_command(settings), **source_commit(),
         data=Path(str(settings['data'])).name, split=src, recipe=learn.recipe, lr=settings['lr'] or learn.lr, batch_size=learn.dls.bs*processes, processes=processes, arch=learn.arch, stem=learn.stem,
         precision=learn.precision, parameters=count_parameters(learn.model), seed=settings['seed'], size=settings['size'],
-        workers=learn.dls.train.fake_l.num_workers, packed=settings['pack'], finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
+        num_workers=learn.dls.train.fake_l.num_workers, packed=settings['pack'], finished=datetime.datetime.now().isoformat(timespec='seconds'), vocab=list(learn.dls.vocab),
         machine=device_report())
 
 # %% ../nbs/api/17_train.ipynb #8ce28c90
 run_defaults = dict(data='sample', classes=None, epochs=None, recipe=None, changes=None, arch='resnet18', stem=None, bs=None, lr=None, size=None, seed=0,
-                    split='70/30', amp='auto', workers=None, pack=True, baseline=False)
+                    split='70/30', amp='auto', num_workers=None, pack=True, baseline=False)
 
 def _settings(
     given:dict # What the caller asked for
@@ -103,7 +103,7 @@ def _settings(
     s['recipe'] = get_recipe(s['recipe'] or ('course' if s['epochs'] >= 30 else 'basic'))  # its settings, not its name alone: they go into the checkpoint
     if s['changes']: s['recipe'] = get_recipe({**s['recipe'], 'name': f'{s["recipe"]["name"]}+{"+".join(s["changes"])}', **s['changes']})
     s['changes'] = None
-    for k,low in dict(epochs=1, bs=1, size=1, seed=0, workers=0).items():
+    for k,low in dict(epochs=1, bs=1, size=1, seed=0, num_workers=0).items():
         if s[k] is not None and s[k] < low: raise ConfigError(f'{k} is {s[k]}', f'Give at least {low}')
     if s['seed'] >= 2**32: raise ConfigError(f'seed is {s["seed"]}', 'Give a number below 2**32')
     pad = s['recipe']['pad']
@@ -138,7 +138,7 @@ def run_learner(
     def dls(bs):
         seed_everything(s['seed'])
         make = packed_dls if s['pack'] else tiny_dls
-        return make(source, bs=_share(bs), classes=s['classes'], split=s['split'], size=s['size'], workers=s['workers'], **recipe_tfms(s['recipe'], s['size'] or 64))
+        return make(source, bs=_share(bs), classes=s['classes'], split=s['split'], size=s['size'], num_workers=s['num_workers'], **recipe_tfms(s['recipe'], s['size'] or 64))
     loaders = dls(bs or 256)
     if not bs and loaders.source['n_train'] < 20_000: loaders = dls(64)
     seed_everything(s['seed'])
@@ -164,7 +164,7 @@ def run_command(
     return shlex.join(words + ['--no-pack']*(not settings['pack']) + ['--baseline']*bool(settings['baseline']))
 
 # %% ../nbs/api/17_train.ipynb #030a1a8c
-def load_model(
+def load_run(
     path:str|Path # The folder of a finished run, or a file of weights such as its model.pth
 ) -> tuple: # The network, in evaluation mode on the CPU, and the run's record
     """A trained `tiny_resnet18`. Without run.json beside it the record holds `arch` and `vocab` and no more. Weights alone (a `state_dict`) are
@@ -247,7 +247,7 @@ def _check_same(
     saved,name = {**run_defaults, **saved},lambda o: o['name'] if isinstance(o, dict) else o
     if not isinstance(saved['recipe'], dict): raise ConfigError('an older tinycourse started this run, and its recipes may have been others', 'Finish it with that version, or start a new run')
     for k,v in given.items():
-        if k in ('workers', 'pack'): continue  # how batches are fetched does not change what is in them
+        if k in ('num_workers', 'pack'): continue  # how batches are fetched does not change what is in them
         if k == 'recipe' and v: v = get_recipe(v)
         if saved[k] != v and str(saved[k]) != str(Path(str(v)).resolve()):
             raise ConfigError(f'the run was started with {k}={name(saved[k])}, not {name(v)}', 'Leave the setting out, or start a new run')
@@ -269,7 +269,7 @@ def _fit(
         keep.restore(learn)
         return [cb.after_fit() for cb in learn.cbs if isinstance(cb, EMA)]  # the average becomes the network
     try:
-        with together(learn): learn.fit_recipe(s['epochs'], s['lr'], cbs=keep, start_epoch=start)
+        with distributed_context(learn): learn.fit_recipe(s['epochs'], s['lr'], cbs=keep, start_epoch=start)
     except KeyboardInterrupt:
         raise Interrupted(f'stopped after {len(learn.model_history.rows)} of {s["epochs"]} epochs',
             f'Continue with: tinycourse train --resume --out {out}' if (out/'checkpoint.pth').exists() else 'Nothing was saved yet') from None
@@ -289,7 +289,7 @@ def _train_along(
     "What every process but the first does"
     _fit(learn, s, Path('.'), state)
     record = run_record(learn, s)
-    leave_processes()
+    teardown_distributed()
     return record
 
 def _train_and_report(
@@ -301,7 +301,7 @@ def _train_and_report(
     extra = dict(linear_accuracy=linear_accuracy(learn.dls)) if s['baseline'] else {}
     _fit(learn, s, out, state)
     record = run_record(learn, s, **extra)
-    leave_processes()
+    teardown_distributed()
     answers = run_answers(learn)
     record.update(half_accuracies(answers))
     write_report(learn, out, record, answers)
@@ -313,13 +313,13 @@ def train_run(
     **settings # Any of `run_defaults`
 ) -> dict: # The record, as in run.json; its 'out' says where the run is
     "Train a network and write the nine files of a run; raises `ConfigError`, `DataError`, or `Interrupted` after Ctrl-C"
-    state,rank = None,join_processes()
+    state,rank = None,setup_distributed()
     if out and not resume: _check_free(out := Path(out).expanduser())
     if resume:
         out = _old_folder(out)
         state = load_checkpoint(out/'checkpoint.pth')
         _check_same(state['info']['settings'], settings)
-        settings = {**state['info']['settings'], **{k: v for k,v in settings.items() if k in ('workers', 'pack')}}
+        settings = {**state['info']['settings'], **{k: v for k,v in settings.items() if k in ('num_workers', 'pack')}}
     s = _settings(settings)
     learn = run_learner(**s)
     if rank: seed_everything(s['seed'] + rank)  # other shifts and flips than the first process
