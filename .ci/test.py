@@ -113,6 +113,21 @@ def check_exports_latest():
     assert not bad, f'the newest nbdev exports other code into: {", ".join(bad)}'
 
 
+def check_records():
+    "Records, their list and pages"
+    code = """
+import json, sys
+from pathlib import Path
+from tinycourse.records import quoted_records, read_rows, record_faults, records_folder
+rows, nbs = read_rows(), Path('nbs')
+def code(p): return '\\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code')
+pages = [p for folder in ('.', 'lessons') for p in (nbs/folder).glob('*.ipynb')] + [nbs/'api'/'14_gradcam.ipynb']
+quoted = {p.relative_to(nbs).with_suffix('').as_posix(): quoted_records(code(p), rows) for p in pages}
+sys.exit('\\n'.join(record_faults(rows, records_folder(), quoted)) or None)
+"""
+    run(sys.executable, '-c', code)
+
+
 def check_site():
     "Site and README in step"
     if sys.version_info < (3, 11): raise Skip('smalldocs, which builds the site, needs Python 3.11')
@@ -149,7 +164,7 @@ def main():
     threads = max(1, cores//workers)
     env = {**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'OMP_NUM_THREADS': str(threads), 'PYTHONWARNINGS': 'ignore'}
 
-    checks = [] if args.names else [check_exports_latest] if args.latest else [check_clean, check_manners, check_exports, check_site]
+    checks = [] if args.names else [check_exports_latest] if args.latest else [check_clean, check_manners, check_exports, check_records, check_site]
     if checks: print('==> Checking the tree', flush=True)
     results = [timed(c.__doc__, c) for c in checks]
 

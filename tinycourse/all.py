@@ -21,7 +21,9 @@ from .learner import *
 from .interpret import *
 from .gradcam import *
 from .distributed import *
-from .train import *
 from .bench import *
+from .train import *
+from .experiments import *
+from .records import *
 
 __all__ = [o for o in globals() if not o.startswith('_')]
