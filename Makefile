@@ -6,12 +6,13 @@ LATEST ?= .venv-latest
 ARGS   ?=
 NB     ?=
 FLAGS  ?=
+DATA   ?=
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help train test docs export clean lab test-latest pins distclean
+.PHONY: help train test docs export clean lab test-latest records gpu-kit pins distclean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -50,6 +51,12 @@ clean:  ## Strip notebooks of noise and delete everything a build left behind
 
 distclean: clean  ## Also delete the environments
 	@rm -rf .venv .venv-latest
+
+records: $(STAMP)  ## Show the list of recorded runs (ARGS="run --minutes 60" makes what is missing)
+	@$(BIN)/tinycourse records $(ARGS)
+
+gpu-kit: $(STAMP)  ## Pack source, wheels and data for a GPU machine without a network (DATA=tiny-imagenet-200.zip)
+	@.ci/gpu-kit $(BIN)/python dist/gpu "$(DATA)"
 
 pins: $(STAMP)  ## Renew requirements-dev.txt from settings.ini and requirements-dev.in
 	@.ci/pins $(BIN)

@@ -281,3 +281,5 @@ def main(
         elif not (words := _plain_words(e)): raise
         print(f'tinycourse: {words}', file=sys.stderr)
         return 130 if isinstance(e, KeyboardInterrupt) or type(e).__name__ == 'Interrupted' else 2
+
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())  # python -m tinycourse.cli
