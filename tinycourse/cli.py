@@ -17,6 +17,24 @@ def _setting(word):
     try: return key,json.loads(value)
     except ValueError: return key,value
 
+_figures = ['.png', '.pdf', '.svg']
+
+def _output(path, endings, inputs=()):
+    "The file that a command is to write, as a `Path`; raises `ConfigError` before any work if that cannot be"
+    import os
+    from pathlib import Path
+    from tinycourse.core import ConfigError
+    path,cure = Path(path).expanduser(),'Choose another --out'
+    if path.suffix.lower() not in endings: raise ConfigError(f'{str(path)!r} does not end in {" or ".join(endings)}', cure)
+    if path.resolve() in [Path(o).resolve() for o in inputs]: raise ConfigError(f'{path} is one of the images to look at', cure)
+    if (path.parent/'run.json').exists() and path.name in ('history.png', 'lr.png', 'misclassified.png', 'gradcam.png'):
+        raise ConfigError(f'{path} belongs to a run', cure)
+    if path.is_dir(): raise ConfigError(f'{path} is a folder', cure)
+    try: path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise ConfigError(f'{path.parent} cannot be made: {e.strerror}', cure) from None
+    if not os.access(path.parent, os.W_OK): raise ConfigError(f'{path.parent} cannot be written to', cure)
+    return path
+
 def _learner_options(p, recipe='basic'):
     "What every command that makes a learner asks for"
     p.add_argument('--data', metavar='WHAT', help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
@@ -25,21 +43,21 @@ def _learner_options(p, recipe='basic'):
     p.add_argument('--set', dest='changes', nargs='+', type=_setting, metavar='KEY=VALUE', help='change settings of the recipe, such as mix=mixup ema=0.99')
     p.add_argument('--arch', metavar='NAME', help='network: resnet18, resnet18-d, se-resnet18, resnet18-silu or se-resnet18-d (default: resnet18)')
     p.add_argument('--stem', choices=['small', 'imagenet', 'patch'], help='first layers of the network (default: small on a GPU, imagenet on a CPU)')
-    p.add_argument('--bs', type=int, metavar='N', help='pictures in a batch (default: 256; 64 below 20,000 training pictures, but for the assignment recipe)')
-    p.add_argument('--size', type=int, metavar='PX', help="resize pictures (default: the files' own size)")
+    p.add_argument('--bs', type=int, metavar='N', help='images in a batch (default: 256; 64 below 20,000 training images, but for the assignment recipe)')
+    p.add_argument('--size', type=int, metavar='PX', help="resize images (default: the files' own size)")
     p.add_argument('--seed', type=int, metavar='N', help='seed of weights and batches (default: 0)')
-    p.add_argument('--split', choices=['70/30', 'official'], help='which pictures validate (default: 70/30)')
+    p.add_argument('--split', choices=['70/30', 'official'], help='which images validate (default: 70/30)')
     p.add_argument('--amp', choices=['auto', 'bf16', 'fp16', 'fp32'], help='precision of the arithmetic (default: auto)')
-    p.add_argument('--workers', dest='num_workers', type=int, metavar='N', help='processes that prepare single pictures (default: none for packed data, else one a core, 8 at most)')
+    p.add_argument('--workers', dest='num_workers', type=int, metavar='N', help='processes that prepare single images (default: none for packed data, else one a core, 8 at most)')
     p.add_argument('--no-pack', dest='pack', action='store_false', help='decode the files anew in every epoch, rather than once into 1.35 GB of disk')
 
 def _add_train(sub):
     "The arguments of `tinycourse train`"
     p = sub.add_parser('train', help='train ResNet18 and write a report', argument_default=argparse.SUPPRESS,
-        description='Train ResNet18 and write history.csv, run.json, four pictures, model.pth and checkpoint.pth to one folder.',
+        description='Train ResNet18 and write history.csv, run.json, predictions.csv, four figures, model.pth and checkpoint.pth to one folder.',
         epilog='A first run, no download: tinycourse train --data sample. The real thing: tinycourse train --data tiny-imagenet --epochs 50')
     _learner_options(p, 'course from 30 epochs on, else basic')
-    p.add_argument('--epochs', type=int, metavar='N', help='passes over the training pictures (default: 12 for the sample, else 50)')
+    p.add_argument('--epochs', type=int, metavar='N', help='passes over the training images (default: 12 for the sample, else 50)')
     p.add_argument('--lr', type=float, metavar='X', help="largest learning rate (default: the recipe's, in proportion to the batch)")
     p.add_argument('--baseline', action='store_true', help='also fit a linear model and print its accuracy')
     p.add_argument('--out', metavar='DIR', help='folder of the run (default: runs/<date>)')
@@ -54,7 +72,7 @@ def _train(args):
     r = train_run(**args)
     if rank: return  # one of several processes; the first one speaks
     base = f'; a linear model gets {100*r["linear_accuracy"]:.1f} %' if 'linear_accuracy' in r else ''
-    print(f'\naccuracy {100*r["accuracy"]:.2f} % on {r["n_valid"]:,} validation pictures (best epoch {100*r["best_accuracy"]:.2f} %){base}')
+    print(f'\naccuracy {100*r["accuracy"]:.2f} % on {r["n_valid"]:,} validation images (best epoch {100*r["best_accuracy"]:.2f} %){base}')
     print(f'{r["epochs"]} epochs in {r["seconds_training"]:.0f} s, {r["seconds_per_epoch"]:.1f} s each')
     print(f'{len(run_files)} files in {r["out"]}: {", ".join(run_files)}')
 
@@ -70,7 +88,7 @@ def _add_lr_find(sub):
     p.add_argument('--steps', dest='num_it', type=int, metavar='N', help='batches (default: 100)')
     p.add_argument('--mode', choices=['exp', 'linear'], help='spacing of the rates (default: exp)')
     p.add_argument('--loss', choices=['train', 'valid'], help='the loss to watch (default: train)')
-    p.add_argument('--out', metavar='PNG', help='file for the picture (default: lr_find.png)')
+    p.add_argument('--out', metavar='PNG', help='file for the figure (default: lr_find.png)')
     p.set_defaults(run=_lr_find)
 
 def _add_range_test(sub):
@@ -82,7 +100,7 @@ def _add_range_test(sub):
     p.add_argument('--start', type=float, metavar='X', help='learning rate of the first epoch (default: 0.001)')
     p.add_argument('--end', type=float, metavar='X', help='learning rate of the last epoch (default: 1)')
     p.add_argument('--epochs', type=int, metavar='N', help='how many rates; each takes an epoch (default: 10)')
-    p.add_argument('--out', metavar='PNG', help='file for the picture (default: range_test.png)')
+    p.add_argument('--out', metavar='PNG', help='file for the figure (default: range_test.png)')
     p.set_defaults(run=_range_test)
 
 def _sweep(args, keys, name, find):
@@ -96,7 +114,8 @@ def _sweep(args, keys, name, find):
     from tinycourse.core import ConfigError, atomic_write
     from tinycourse.train import run_learner
     if num_distrib() > 1: raise ConfigError('several processes cannot look for a learning rate', 'Start this command without torchrun')
-    out,given = Path(args.pop('out', name)),{k: args.pop(k) for k in keys if k in args}
+    out = _output(args.pop('out', name), _figures)
+    given = {k: args.pop(k) for k in keys if k in args}
     learn = run_learner(**{'recipe': 'basic', **args})
     if not sys.stdout.isatty(): learn.remove_cb(ProgressCallback)
     found = find(learn, dict(given, show_plot=False))
@@ -107,41 +126,43 @@ def _lr_find(args):
     "Print the suggestions"
     found,out = _sweep(args, ('start_lr', 'end_lr', 'num_it', 'mode', 'loss'), 'lr_find.png', lambda learn,kw: learn.safe_lr_find(**kw))
     for name,lr in found.suggestions.items(): print(f'{name:10}{lr:.2e}')
-    print(f'{len(found.df)} batches; picture in {out}')
+    print(f'{len(found.df)} batches; figure in {out}')
 
 def _range_test(args):
     "Print the table and the best rate"
     found,out = _sweep(args, ('start', 'end', 'epochs'), 'range_test.png', lambda learn,kw: learn.lr_range_test(**kw))
     print(found.df.to_string(index=False, float_format='{:.4f}'.format))
-    print(f'{found}; picture in {out}')
+    print(f'{found}; figure in {out}')
 
 # %% ../nbs/api/30_cli.ipynb #95061da4
 def _add_gradcam(sub):
     "The arguments of `tinycourse gradcam`"
     p = sub.add_parser('gradcam', help='show where a trained network looks', argument_default=argparse.SUPPRESS,
-        description='Name each picture, and draw what spoke for the name as a heatmap over it.',
+        description='Name each image, and draw what spoke for the name as a heatmap over it.',
         epilog='Example: tinycourse gradcam runs/2026-01-31_12-00-00 cat.jpg dog.png --method layercam --layer layer3')
     p.add_argument('model', metavar='MODEL', help='folder of a finished run, or its model.pth')
-    p.add_argument('files', nargs='+', metavar='IMAGE', help='pictures, of any size')
+    p.add_argument('files', nargs='+', metavar='IMAGE', help='images, of any size')
     p.add_argument('--layer', metavar='NAME', help='layer to look into, such as layer3.1.conv2 (default: a late stage)')
     p.add_argument('--method', metavar='NAME', help='gradcam, gradcam++, xgradcam, layercam, hirescam, eigencam or scorecam (default: gradcam)')
     p.add_argument('--target', metavar='CLASS', help='name or number of a class (default: the predicted one)')
     p.add_argument('--size', type=int, metavar='PX', help="shorter side as the network sees it (default: the run's, or 64)")
-    p.add_argument('--out', metavar='PNG', help='file for the picture (default: gradcam.png)')
+    p.add_argument('--out', metavar='PNG', help='file for the figure (default: heatmaps.png)')
     p.set_defaults(run=_gradcam)
 
 def _gradcam(args):
-    "A line for each picture, and the PNG"
+    "A line for each image, and the figure"
     import matplotlib
     matplotlib.use('agg')
     from tinycourse.core import atomic_write
     from tinycourse.gradcam import cam_images
     from tinycourse.train import load_run
-    out,(model,record) = args.pop('out', 'gradcam.png'),load_run(args.pop('model'))
-    fig,df = cam_images(model, args.pop('files'), record['vocab'], **{'size': record.get('size') or 64, **args})
-    with atomic_write(out) as tmp: fig.savefig(tmp, format='png', dpi=110, facecolor='white')
+    files = args.pop('files')
+    out = _output(args.pop('out', 'heatmaps.png'), _figures, files)
+    model,record = load_run(args.pop('model'))
+    fig,df = cam_images(model, files, record['vocab'], **{'size': record.get('size') or 64, **args})
+    with atomic_write(out) as tmp: fig.savefig(tmp, dpi=110, facecolor='white')
     for o in df.itertuples(): print(f'{o.file}: {o.predicted} {100*o.prob:.1f} %' + (f', {o.target} {100*o.prob_target:.1f} %' if o.target != o.predicted else ''))
-    print(f'picture in {out}')
+    print(f'figure in {out}')
 
 # %% ../nbs/api/30_cli.ipynb #b5eb3cea
 def _add_bench(sub):
@@ -152,7 +173,7 @@ def _add_bench(sub):
     p.add_argument('--only', dest='parts', nargs='+', metavar='PART', help='input, step, fit, epoch (default: all four)')
     p.add_argument('--data', metavar='WHAT', help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
     p.add_argument('--classes', type=int, metavar='N', help='keep the first N ids of wnids.txt in fit and epoch (default: all)')
-    p.add_argument('--bs', type=int, metavar='N', help='pictures in a batch (default: 256; 64 below 20,000 pictures)')
+    p.add_argument('--bs', type=int, metavar='N', help='images in a batch (default: 256; 64 below 20,000 images)')
     p.add_argument('--rounds', type=int, metavar='N', help='turns of each contestant (default: 3, and 5 for fit)')
     p.add_argument('--workers', dest='num_workers', type=int, metavar='N', help='worker processes of those that open files (default: 2)')
     p.add_argument('--stem', choices=['small', 'imagenet'], help='first layers of the network (default: imagenet)')
@@ -166,7 +187,7 @@ def _bench(args):
     from pathlib import Path
     from tinycourse.bench import bench
     from tinycourse.core import atomic_write
-    out = Path(args.pop('out', 'bench.json'))
+    out = _output(args.pop('out', 'bench.json'), ['.json'])
     res = bench(**args)
     with atomic_write(out) as tmp: tmp.write_text(json.dumps(res, indent=1) + '\n')
     print(f'numbers in {out}')
@@ -216,7 +237,7 @@ def _add_data(sub):
     "The arguments of `tinycourse data`"
     p = sub.add_parser('data', help='fetch a data set and describe it', description='Fetch or find a data set, and say what is in it.')
     p.add_argument('data', nargs='?', default='sample', metavar='WHAT', help='sample, tiny-imagenet, cifar10, cifar10-sample, or a path to a zip or a folder (default: sample)')
-    p.add_argument('--verify', action='store_true', help='also decode every picture and name the broken ones')
+    p.add_argument('--verify', action='store_true', help='also decode every image and name the broken ones')
     p.set_defaults(run=_data)
 
 def _data(args):
@@ -229,10 +250,10 @@ def _data(args):
     if (path/'wnids.txt').exists():
         items = tiny_items(path)
         parts = ', '.join(f'{n:,} {k}' for k,n in items.source.value_counts().items())
-        print(f'pictures     {len(items):,} labelled ({parts})\nclasses      {items.wnid.nunique()}\nfingerprint  {fingerprint(items)}')
+        print(f'images       {len(items):,} labelled ({parts})\nclasses      {items.wnid.nunique()}\nfingerprint  {fingerprint(items)}')
     if args['verify'] and (bad := bad_images(path)):
-        raise DataError(f'{len(bad)} pictures cannot be decoded: {", ".join(map(str, bad[:5]))}', 'Delete the folder and fetch the data again')
-    if args['verify']: print('every picture can be decoded')
+        raise DataError(f'{len(bad)} images cannot be decoded: {", ".join(map(str, bad[:5]))}', 'Delete the folder and fetch the data again')
+    if args['verify']: print('every image can be decoded')
 
 def _add_doctor(sub):
     "The arguments of `tinycourse doctor`"
@@ -257,11 +278,26 @@ def _plain_words(
     if 'out of memory' in text.lower(): return 'the device is out of memory. Use a smaller --bs'
     if 'DataLoader worker' in text and ('killed' in text or 'exited unexpectedly' in text):
         return 'a worker process was killed, probably for lack of memory. Use --workers 0, or a smaller --bs'
-    if isinstance(e, OSError) and e.errno == 28 or 'PytorchStreamWriter failed' in text: return 'the disk is full. Free some space; a run goes on with --resume'
+    full = isinstance(e, OSError) and e.errno == 28
+    if full or 'PytorchStreamWriter failed' in text or 'inline_container' in text:
+        return 'the disk is full. Free some space; a run goes on with --resume'
+    if isinstance(e, MemoryError): return 'this machine is out of memory. Use a smaller --bs or --size'
+
+class _Parser(argparse.ArgumentParser):
+    "No abbreviations: `--class 3` is a typing mistake, not `--classes 3`"
+    def __init__(self, *args, **kwargs): super().__init__(*args, allow_abbrev=False, **kwargs)
+
+def _steady_streams():
+    "Output that was closed, or cannot show a letter, is no reason to lose a run"
+    import os
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None: setattr(sys, name, open(os.devnull, 'w'))
+        elif hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
 
 def parser() -> argparse.ArgumentParser: # With all subcommands
     "The command line of `tinycourse`"
-    p = argparse.ArgumentParser('tinycourse', description='Train ResNet18 on Tiny ImageNet, and see what it learned.',
+    p = _Parser('tinycourse', description='Train ResNet18 on Tiny ImageNet, and see what it learned.',
                                 epilog='tinycourse COMMAND --help says more about a command.')
     sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for add in (_add_train, _add_lr_find, _add_range_test, _add_gradcam, _add_records, _add_bench, _add_data, _add_doctor): add(sub)
@@ -271,11 +307,15 @@ def parser() -> argparse.ArgumentParser: # With all subcommands
 def main(
     argv:list|None=None # Words of the command line; None for those of the process
 ) -> int: # Exit status
-    "Run a command; 0 when it is done, 2 for a request or data that cannot work, 130 after Ctrl-C"
+    "Run a command; 0 when it is done, 2 for a request or data that cannot work, 130 after Ctrl-C, 141 if nobody reads on"
+    _steady_streams()
     args = vars(parser().parse_args(argv))
     run = args.pop('run'); args.pop('command')
     if 'changes' in args: args['changes'] = dict(args['changes'])
     try: return run(args) or 0
+    except BrokenPipeError:
+        sys.stdout = None  # as after `tinycourse records | head -1`
+        return 141
     except (Exception, KeyboardInterrupt) as e:
         if isinstance(e, KeyboardInterrupt): words = 'interrupted'
         elif not (words := _plain_words(e)): raise
