@@ -128,6 +128,27 @@ sys.exit('\\n'.join(record_faults(rows, records_folder(), quoted)) or None)
     run(sys.executable, '-c', code)
 
 
+def check_students():
+    "Students' edition in step"
+    run(sys.executable, ROOT/'.ci'/'students.py', '--check')
+
+
+def check_exercises():
+    "Exercises checked by wrong answers"
+    code = """
+import json, sys
+from pathlib import Path
+from tinycourse.lessons import lesson_exercises
+bad, n = [], 0
+for p in sorted(Path('nbs/lessons').glob('[0-9]*.ipynb')):
+    for o in lesson_exercises(json.loads(p.read_text(encoding='utf-8'))):
+        n += 1
+        if 'check' not in o['check'] or not o['rejects']: bad.append(f'{p.name}: exercise {o["number"]} needs a check and a hidden cell with rejects(...)')
+sys.exit('\\n'.join(bad) or None)
+"""
+    run(sys.executable, '-c', code)
+
+
 def check_site():
     "Site and README in step"
     if sys.version_info < (3, 11): raise Skip('smalldocs, which builds the site, needs Python 3.11')
@@ -164,7 +185,7 @@ def main():
     threads = max(1, cores//workers)
     env = {**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'OMP_NUM_THREADS': str(threads), 'PYTHONWARNINGS': 'ignore'}
 
-    checks = [] if args.names else [check_exports_latest] if args.latest else [check_clean, check_manners, check_exports, check_records, check_site]
+    checks = [] if args.names else [check_exports_latest] if args.latest else [check_clean, check_manners, check_exports, check_records, check_students, check_exercises, check_site]
     if checks: print('==> Checking the tree', flush=True)
     results = [timed(c.__doc__, c) for c in checks]
 

@@ -18,11 +18,12 @@ from .experiments import experiments
 from .train import run_settings, train_run
 
 # %% ../nbs/api/19_records.ipynb #850ae5a0
-def records_folder() -> Path: # `nbs/results` of the repository
-    "Where the list and the records are; raises `DataError` where there is no repository around the package"
-    folder = Path(__file__).resolve().parent.parent/'nbs'/'results'
-    if not (folder/'records.yml').exists(): raise DataError(f'{folder} has no list of records', 'Clone the repository to see and make them')
-    return folder
+def records_folder() -> Path: # `nbs/results` of the repository, or the part of it that comes with the package
+    "Where the list and the records are; raises `DataError` if they are nowhere"
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent/'nbs'/'results', package/'notebooks'/'records'):
+        if (folder/'records.yml').exists(): return folder
+    raise DataError('this installation has no list of records', 'Install the course again, or clone its repository')
 
 @dataclasses.dataclass
 class Row:
