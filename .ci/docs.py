@@ -16,10 +16,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from execnb.nbio import read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html, nbglob
-from nbdev.processors import FilterDefaults
+from nbdev.process import NBProcessor
 from nbdev.quarto import refresh_quarto_yml
 
-import links, readme
+import apidocs, links, readme
 
 cfg = get_config()
 ROOT, NBS = cfg.config_path, cfg.nbs_path
@@ -45,7 +45,7 @@ def stage(dest: Path):
             shutil.copy(f, to)
             continue
         nb = read_nb(f)
-        try: FilterDefaults()(nb)
+        try: NBProcessor(nb=nb, procs=apidocs.processors()).process()
         except Exception as e: sys.exit(f'{f.relative_to(ROOT)}: {e}\n{e.__cause__!r}')
         nb.metadata.pop('widgets', None)
         for out in (o for c in nb.cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
