@@ -50,50 +50,54 @@ _images = '.jpeg','.jpg','.png'
 
 class _Unfit(Exception): "Something in an archive that has no place in a data set"
 
-def _check_members(names, plain, sizes, dest):
+def _check_members(members, dest):
     "Raise for what no data set has in it: odd names, links and devices, doubles, bombs; and if there is no room"
     seen = set()
-    for name,is_plain in zip(names, plain):
+    for name,plain,_ in members:
         if name[:1] in ('/', '\\') or '..' in re.split(r'[/\\]', name) or re.search(r'[:\0-\x1f]', name):
             raise _Unfit(f'the name {name!r} would lead out of the folder')
-        if not is_plain: raise _Unfit(f'{name} is a link or device')
+        if not plain: raise _Unfit(f'{name} is a link or device')
         key = unicodedata.normalize('NFC', name).casefold()
         if key in seen: raise _Unfit(f'{name} is there twice (upper and lower case count as the same)')
         seen.add(key)
+    sizes = [o[2] for o in members]
     if len(sizes) > MAX_FILES or sum(sizes) > MAX_BYTES or max(sizes, default=0) > MAX_FILE:
         raise _Unfit('it unpacks to more than is plausible')
-    need_room(dest, sum(sizes))
+    need_room(dest, sum(-(-n//4096)*4096 for n in sizes)) # a file fills whole blocks
 
 def _check_image(path, name):
     "Raise if a file with the name of an image does not begin like one"
+    if not name.lower().endswith(_images): return
     with open(path, 'rb') as f: head = f.read(9)
     if head.startswith((b'\xff\xd8\xff', b'\x89PNG\r\n')): return
     raise _Unfit(f'{name} is no image: ' + (f'it begins with {head!r}' if head else 'it is empty'))
 
 # %% ../nbs/api/03_external.ipynb #51ba6422
-def _wanted(name): return not (name.startswith('__MACOSX/') or name.rpartition('/')[2].startswith('._')) # no notes by Finder
+def _wanted(name): # not one of Finder's notes to itself
+    return not (name.startswith('__MACOSX/') or name.rpartition('/')[2].startswith('._'))
 
 def _unzip(path, dest):
-    "Check, then extract the files of a zip; returns their names and sizes"
+    "Check, then extract the files of a zip; returns name, kind and size of each"
     with zipfile.ZipFile(path) as z:
         files = [o for o in z.infolist() if not o.is_dir() and _wanted(o.filename)]
         if any(o.flag_bits & 1 for o in files): raise NotImplementedError('it is encrypted')
         for o in files: o.filename = o.filename.replace('\\', '/') # as old programs on Windows write it
-        names,sizes = [o.filename for o in files],[o.file_size for o in files]
-        _check_members(names, [stat.S_IFMT(o.external_attr >> 16) in (0, stat.S_IFREG) for o in files], sizes, dest)
+        kinds = [stat.S_IFMT(o.external_attr >> 16) for o in files]
+        members = [(o.filename, kind in (0, stat.S_IFREG), o.file_size) for o,kind in zip(files, kinds)]
+        _check_members(members, dest)
         z.extractall(dest, files)
-    return names,sizes
+    return members
 
 def _untar(path, dest):
     "The same for a tar, tar.gz, tar.bz2 or tar.xz"
     safe = dict(filter='data') if hasattr(tarfile, 'data_filter') else {}
     with tarfile.open(path) as t:
         files = [o for o in t if not o.isdir() and _wanted(o.name)]
-        names,sizes = [o.name for o in files],[o.size for o in files]
-        _check_members(names, [o.isreg() for o in files], sizes, dest)
+        members = [(o.name, o.isreg(), o.size) for o in files]
+        _check_members(members, dest)
         while t.fileobj.read(2**20): pass
         for o in files: t.extract(o, dest, set_attrs=False, **safe)
-    return names,sizes
+    return members
 
 _damage = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError,
            RuntimeError, OSError)
@@ -110,9 +114,8 @@ def extract_archive(
     with open(archive, 'rb') as f: unpack = _unzip if f.read(2) == b'PK' else _untar
     if archive.stat().st_size > 2e7: print(f'Unpacking {label}')
     try:
-        names,sizes = unpack(archive, dest)
-        for o in names:
-            if o.lower().endswith(_images): _check_image(dest/o, o)
+        members = unpack(archive, dest)
+        for name,_,_ in members: _check_image(dest/name, name)
     except (_Unfit, NotImplementedError) as e:
         honest = 'Unpack it with another program, and give the folder'
         cure = 'Get the archive from its maker, and do not trust this one' if isinstance(e, _Unfit) else honest
@@ -121,8 +124,9 @@ def extract_archive(
         if getattr(e, 'errno', None): raise # the disk: `get_data` has words for it
         words = f'{e}'.partition('\n')[0]
         raise DataError(f'`{label}` is damaged or cut short ({words})', 'Get a whole copy of it') from e
-    if sum(sizes) >= 1e6: print(f'{label}: {len(names):,} files, {sum(sizes)/1e6:.1f} MB, unpacked in {time.time()-began:.1f} s')
-    return len(names),sum(sizes)
+    n,total = len(members),sum(o[2] for o in members)
+    if total >= 1e6: print(f'{label}: {n:,} files, {total/1e6:.1f} MB, unpacked in {time.time()-began:.1f} s')
+    return n,total
 
 # %% ../nbs/api/03_external.ipynb #85c0975e
 def _folders(path): return sorted(o for o in path.iterdir() if o.is_dir()) if path.is_dir() else []
@@ -134,19 +138,19 @@ def _has_image(folder):
 
 def _is_root(path):
     "Whether `path` is the top folder of a data set of either layout"
-    if (path/'wnids.txt').is_file(): return True
-    return any(map(_has_image, _folders(path/'train'))) and any((path/o).is_dir() for o in ('test', 'val', 'valid'))
+    two = any((path/o).is_dir() for o in ('test', 'val', 'valid')) and any(map(_has_image, _folders(path/'train')))
+    return two or (path/'wnids.txt').is_file()
 
-def _train_folders(root, label):
-    "Class -> folder of its training images, in the order of wnids.txt, else by name"
-    if not (root/'wnids.txt').is_file(): return {o.name: o for o in _folders(root/'train')}
+def _parts(root, label):
+    "Folder of images -> file that lists them: each class in the order of wnids.txt, else by name; then validation"
+    if not (root/'wnids.txt').is_file(): return {o: o/'none' for o in _folders(root/'train')}
     ids = (root/'wnids.txt').read_text(encoding='utf-8', errors='replace').split()
     odd = [o for i,o in enumerate(ids) if not re.fullmatch(r'[\w-]+', o) or o in ids[:i]]
     words = f'has {odd[0]!r}, which is no class id or is there twice' if odd else 'is empty'
     if odd or not ids: raise DataError(f'wnids.txt of `{label}` {words}', 'It must hold one class id a line')
-    return {o: root/'train'/o/'images' for o in ids}
+    train = {root/'train'/o/'images': root/'train'/o/f'{o}_boxes.txt' for o in ids}
+    return train | {root/'val'/'images': root/'val'/'val_annotations.txt'}
 
-# %% ../nbs/api/03_external.ipynb #f648a48e
 def check_tree(
     path:str|Path, # A folder that holds a data set, itself or one level below
     label:str|None=None, # What to call it in messages; `path` by default
@@ -157,16 +161,10 @@ def check_tree(
     root = next(filter(_is_root, [path, *_folders(path)]), None)
     if root is None: raise DataError(f'`{label}` has no wnids.txt, nor class folders in train and test',
                                      'Give the folder or archive of a data set like Tiny ImageNet or CIFAR-10')
-    folders = list(_train_folders(root, label).values())
-    files = []
-    if (root/'wnids.txt').is_file():
-        folders.append(root/'val'/'images')
-        files = [root/'words.txt', root/'val'/'val_annotations.txt']
-    def words(o):
-        note = ' (a broken link)' if o.is_symlink() and not o.exists() else ''
-        return o.relative_to(root).as_posix() + note
-    missing = [f'images in {words(o)}' for o in folders if not _has_image(o)]
-    missing += [words(o) for o in files if not o.is_file()]
+    def words(o): return o.relative_to(root).as_posix() + (' (a broken link)' if o.is_symlink() and not o.exists() else '')
+    missing = [f'images in {words(o)}' for o in _parts(root, label) if not _has_image(o)]
+    texts = [root/'words.txt', root/'val'/'val_annotations.txt'] if (root/'wnids.txt').is_file() else []
+    missing += [words(o) for o in texts if not o.is_file()]
     more = f' and {len(missing)-3} more' if missing[3:] else ''
     if missing: raise DataError(f'`{label}` lacks {", ".join(missing[:3])}{more}', cure)
     return root
@@ -179,10 +177,9 @@ def count_tree(
 ) -> dict: # Numbers of classes, of images in `train`, `val` and `test`, and of training box files
     "Count what a data set holds: a fraction of a second for Tiny ImageNet"
     root = Path(root)
-    folders = _train_folders(root, root.name)
-    return dict(classes=len(folders), train=sum(map(_n_images, folders.values())),
-                val=_n_images(root/'val'), test=_n_images(root/'test'),
-                boxes=sum((d.parent/f'{o}_boxes.txt').is_file() for o,d in folders.items()))
+    train = {k: v for k,v in _parts(root, root.name).items() if k != root/'val'/'images'}
+    return dict(classes=len(train), train=sum(map(_n_images, train)), val=_n_images(root/'val'),
+                test=_n_images(root/'test'), boxes=sum(o.is_file() for o in train.values()))
 
 def _check_counts(root, label, expected=None):
     "Raise a `DataError` if images are missing: fewer than `expected`, or than the data set's own lists promise"
@@ -192,11 +189,9 @@ def _check_counts(root, label, expected=None):
     def words(counts): return ', '.join(f'{v:,} {k}' for k,v in counts.items())
     if expected not in (None, found):
         raise DataError(f'`{label}` holds {words(found)}; expected {words(expected)}', cure)
-    lists = {d.parent/f'{o}_boxes.txt': d for o,d in _train_folders(root, label).items()}
-    lists[root/'val'/'val_annotations.txt'] = root/'val'/'images'
-    for txt,folder in lists.items():
-        if not txt.is_file(): continue
-        n,want = _n_images(folder),sum(map(bool, txt.read_text(errors='replace').splitlines()))
+    for folder,txt in _parts(root, label).items():
+        n = _n_images(folder)
+        want = sum(map(bool, txt.read_text(errors='replace').splitlines())) if txt.is_file() else n
         where = folder.relative_to(root).as_posix()
         if n != want: raise DataError(f'`{label}` has {n} images in {where}, but {txt.name} lists {want}', cure)
 
@@ -237,15 +232,12 @@ def make_once(
         dest.parent.mkdir(parents=True, exist_ok=True)
         need_room(dest.parent, room)
         with _hold(FileLock(dest.with_name(f'.{dest.name}.lock')), dest.name):
-            if not dest.exists(): _make(dest, make)
+            if dest.exists(): return dest
+            for o in dest.parent.glob(f'.{dest.name}.tmp-*'): shutil.rmtree(o, ignore_errors=True) # of a killed process
+            tmp = Path(tempfile.mkdtemp(prefix=f'.{dest.name}.tmp-', dir=dest.parent))
+            try: os.rename(make(tmp), dest)
+            finally: shutil.rmtree(tmp, ignore_errors=True)
     return dest
-
-def _make(dest, make):
-    "Sweep out what a killed process left, then make and rename"
-    for o in dest.parent.glob(f'.{dest.name}.tmp-*'): shutil.rmtree(o, ignore_errors=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{dest.name}.tmp-', dir=dest.parent))
-    try: os.rename(make(tmp), dest)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/api/03_external.ipynb #f3cef69e
 _endings = re.compile(r'\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$', re.I)
@@ -253,11 +245,6 @@ _endings = re.compile(r'\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$', re.I)
 def _folder_name(name, key):
     "The name of an archive without its ending, and eight digits that tell it from others of the same name"
     return re.sub(r'[^\w.-]+', '-', _endings.sub('', name)).strip('.') + '-' + key[:8].lower()
-
-def _fingerprint(path):
-    "Digits that change when the file does, from its size, its time, and its first bytes"
-    s = path.stat()
-    return hashlib.md5(f'{s.st_size} {s.st_mtime_ns} {file_hash(path, n=2**16)}'.encode()).hexdigest()
 
 def _unpack(archive, label, counts, tmp):
     "Unpack `archive` under `tmp`, check and count; returns the top folder of the data set in it"
@@ -268,7 +255,9 @@ def _unpack(archive, label, counts, tmp):
 
 def _from_archive(path, home):
     "The tree of a local archive"
-    return make_once(home/_folder_name(path.name, _fingerprint(path)), partial(_unpack, path, path.name, None))
+    s = path.stat()
+    key = hashlib.md5(f'{s.st_size} {s.st_mtime_ns} {file_hash(path, n=2**16)}'.encode()).hexdigest()
+    return make_once(home/_folder_name(path.name, key), partial(_unpack, path, path.name, None))
 
 # %% ../nbs/api/03_external.ipynb #f025ef1e
 def _name(url): return url.split('?')[0].rsplit('/', 1)[1]
@@ -300,25 +289,23 @@ def _from_source(source, home, **kwargs):
 def _own_url(url, md5, sha256):
     "What must arrive from an address, perhaps with `#md5=…` or `#sha256=…` at its end"
     url,_,tail = url.partition('#')
-    hashes = dict(re.findall(r'(md5|sha256)=(\w+)', tail))
-    md5 = md5 or hashes.get('md5')
-    sha256 = sha256 or hashes.get('sha256')
+    hashes = dict(re.findall(r'(md5|sha256)=(\w+)', tail)) | {k: v for k,v in dict(md5=md5, sha256=sha256).items() if v}
     known = next((o for o in SOURCES.values() if o.url == url), None)
-    if known and not (md5 or sha256): return known
-    for h,n in (md5,32),(sha256,64):
-        if h and not re.fullmatch(f'[0-9a-fA-F]{{{n}}}', h):
-            raise ConfigError(f'{h!r} is no hash: {n} hexadecimal digits are needed', 'Copy it whole')
-    if not (md5 or sha256):
+    if known and not hashes: return known
+    if not hashes:
         raise ConfigError(f'`{url}` has no hash, so nobody could tell whether the right bytes came',
             "Give md5='…' or sha256='…', or end the address in #sha256=… (`file_hash` computes it from a trusted copy)")
-    return Source(_folder_name(_name(url), sha256 or md5), url, md5=md5, sha256=sha256)
+    for name,h in hashes.items():
+        n = dict(md5=32, sha256=64)[name]
+        if not re.fullmatch(f'[0-9a-fA-F]{{{n}}}', h):
+            raise ConfigError(f'{h!r} is no hash: {n} hexadecimal digits are needed', 'Copy it whole')
+    return Source(_folder_name(_name(url), hashes.get('sha256') or hashes['md5']), url, **hashes)
 
-def _sample(name, draw, home):
+_samples = {'sample': (SAMPLE_NAME, make_sample), 'cifar10-sample': (CIFAR10_SAMPLE_NAME, make_cifar10_sample)}
+
+def _from_drawing(name, draw, home):
     "A built-in sample"
     return make_once(home/name, lambda tmp: draw(tmp/'tree'), room=25_000_000)
-
-_samples = {'sample': partial(_sample, SAMPLE_NAME, make_sample),
-            'cifar10-sample': partial(_sample, CIFAR10_SAMPLE_NAME, make_cifar10_sample)}
 
 # %% ../nbs/api/03_external.ipynb #5d042fc7
 def get_data(
@@ -338,11 +325,11 @@ def get_data(
     if data not in known and path.is_dir(): return check_tree(path, cure='Get a whole copy of it')
     home = data_home(root)
     with disk_errors(home):
-        if   data in _samples: res = _samples[data](home)
+        if   data in _samples: res = _from_drawing(*_samples[data], home)
         elif data in SOURCES:  res = _from_source(SOURCES[data], home, **kwargs)
         elif web:              res = _from_source(_own_url(data, md5, sha256), home, **kwargs)
         elif path.is_file():   res = _from_archive(path, home)
-        elif path.is_symlink(): raise ConfigError(f'`{data}` links to `{os.readlink(path)}`, which is not there', 'Mend the link')
+        elif path.is_symlink(): raise ConfigError(f'`{data}` is a broken link, to `{os.readlink(path)}`', 'Mend it')
         else: raise ConfigError(f'There is no data set, folder or archive `{data}`',
                                 f'Choose one of {", ".join(known)}, or give a path, or an address with its hash')
         return check_tree(res, cure=f'Delete `{res}` and call again')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_RATE', 'file_hash', 'download_file']
 
-# %% ../nbs/api/02_transfer.ipynb #a36cf70b
+# %% ../nbs/api/02_transfer.ipynb #6a3848a3
 import hashlib, re, time
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from .core import DataError, disk_errors, need_room, progress_line
 
-# %% ../nbs/api/02_transfer.ipynb #3532064b
+# %% ../nbs/api/02_transfer.ipynb #1c5d0381
 def file_hash(
     path:str|Path, # File to read
     algo:str='md5', # 'md5' or 'sha256', or another that `hashlib.new` knows
@@ -28,7 +28,7 @@ def file_hash(
             while chunk := f.read(2**20): h.update(chunk)
     return h.hexdigest()
 
-# %% ../nbs/api/02_transfer.ipynb #fb009e27
+# %% ../nbs/api/02_transfer.ipynb #d67a6dfd
 MIN_RATE = 1000 # Bytes a second; a slower transfer counts as cut
 
 class _Refused(Exception): "This address will not give us the file, however often we ask"
@@ -71,10 +71,10 @@ def _copy(read, f, tell, timeout):
         f.write(chunk)
         tell(f.tell())
         if time.monotonic() - began < timeout: continue
-        if f.tell() - before < MIN_RATE*timeout: raise requests.Timeout(f'less than {MIN_RATE/1000:g} kB a second came')
+        if f.tell() - before < MIN_RATE*timeout: raise requests.Timeout('less than 1 kB a second came')
         began,before = time.monotonic(),f.tell()
 
-# %% ../nbs/api/02_transfer.ipynb #58e41f4c
+# %% ../nbs/api/02_transfer.ipynb #da6dda4a
 def _why(e):
     "What a network error means, without the libraries' inner life"
     if isinstance(e, (requests.HTTPError, ValueError)) or 'a second came' in str(e): return str(e)
@@ -83,26 +83,6 @@ def _why(e):
     found = re.search(r'\[Errno -?\d+\] ([^\'")\]]+)', str(e))
     return f'no connection ({found[1]})' if found else 'no connection'
 
-def _transfer(url, part, size, retries, pause, timeout):
-    "Bring `part` to its full length, asking again after every cut; returns whether it was pieced together"
-    resumed = part.exists()
-    best = _length(part)
-    failed = 0
-    while not size or _length(part) != size:
-        try:
-            _receive(url, part, size, timeout)
-            break
-        except (requests.RequestException, HTTPError) as e:
-            resumed = True
-            failed = 0 if _length(part) - best > MIN_RATE*timeout else failed + 1
-            best = max(best, _length(part))
-            hopeless = isinstance(e, ValueError) # no address at all
-            if failed > retries or hopeless: raise _Refused(_why(e)) from e
-            wait = min(pause*2**failed, 30)
-            print(f'{_why(e).capitalize()} at {_length(part)/1e6:.1f} MB; asking again in {wait:.1g} s')
-            time.sleep(wait)
-    return resumed
-
 def _wrong_bytes(part, size, hashes):
     "What is wrong with the file, None if nothing is"
     if size not in (None, _length(part)): return f'it sent {_length(part):,} bytes, expected {size:,}'
@@ -110,17 +90,29 @@ def _wrong_bytes(part, size, hashes):
         found = file_hash(part, key.removeprefix('head_'), n) if expected else None
         if expected and found != expected.lower(): return f'it sent wrong bytes: {key} {found}, expected {expected}'
 
-def _fetch(url, part, size, hashes, **how):
-    "Get `url` into `part`, whole and right, or raise `_Refused` and leave nothing wrong behind"
-    for _ in range(2):
-        resumed = _transfer(url, part, size, **how)
-        wrong = _wrong_bytes(part, size, hashes)
-        if not wrong: return
-        part.unlink(missing_ok=True)
-        if not resumed: break
-    raise _Refused(wrong)
+def _attempt(url, part, size, hashes, timeout):
+    "One request for what is missing, and a look at all that is there"
+    resumed = part.exists()
+    if not size or _length(part) != size: _receive(url, part, size, timeout)
+    wrong = _wrong_bytes(part, size, hashes)
+    if not wrong: return
+    part.unlink(missing_ok=True)
+    raise (requests.HTTPError if resumed else _Refused)(wrong)
 
-# %% ../nbs/api/02_transfer.ipynb #fcda2120
+def _fetch(url, part, retries, pause, timeout, **expected):
+    "Get `url` into `part`, whole and right, or raise `_Refused` and leave nothing wrong behind"
+    best,failed = _length(part),0
+    while True:
+        try: return _attempt(url, part, timeout=timeout, **expected)
+        except (requests.RequestException, HTTPError) as e:
+            failed = 0 if _length(part) - best > MIN_RATE*timeout else failed + 1
+            best = max(best, _length(part))
+            if failed > retries or isinstance(e, ValueError): raise _Refused(_why(e)) from e
+            wait = min(pause*2**failed, 30)
+            print(f'{_why(e).capitalize()} at {_length(part)/1e6:.1f} MB; asking again in {wait:.1g} s')
+            time.sleep(wait)
+
+# %% ../nbs/api/02_transfer.ipynb #d408c60c
 def download_file(
     urls:str|list, # One address, or several of the same file, tried in turn
     dest:str|Path, # Final name of the file; until it is whole it is called `dest`.part
@@ -139,7 +131,7 @@ def download_file(
     if dest.exists(): return dest
     for url in [urls] if isinstance(urls, str) else urls:
         try:
-            _fetch(url, part, size, hashes, retries=retries, pause=pause, timeout=timeout)
+            _fetch(url, part, retries, pause, timeout, size=size, hashes=hashes)
             return part.rename(dest)
         except _Refused as e: failures.append(f'{url}: {e}')
     cure = 'Check the address and the connection, and call again'
