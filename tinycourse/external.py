@@ -136,10 +136,12 @@ def _has_image(folder):
     if not folder.is_dir(): return False
     with os.scandir(folder) as entries: return any(o.name.lower().endswith(_images) and o.is_file() for o in entries)
 
+def _is_broken_link(path): return path.is_symlink() and not path.exists()
+
 def _is_root(path):
     "Whether `path` is the top folder of a data set of either layout"
-    two = any((path/o).is_dir() for o in ('test', 'val', 'valid')) and any(map(_has_image, _folders(path/'train')))
-    return two or (path/'wnids.txt').is_file()
+    if (path/'wnids.txt').is_file(): return True
+    return any(map(_has_image, _folders(path/'train'))) and any((path/o).is_dir() for o in ('test', 'val', 'valid'))
 
 def _parts(root, label):
     "Folder of images -> file that lists them: each class in the order of wnids.txt, else by name; then validation"
@@ -161,7 +163,7 @@ def check_tree(
     root = next(filter(_is_root, [path, *_folders(path)]), None)
     if root is None: raise DataError(f'`{label}` has no wnids.txt, nor class folders in train and test',
                                      'Give the folder or archive of a data set like Tiny ImageNet or CIFAR-10')
-    def words(o): return o.relative_to(root).as_posix() + (' (a broken link)' if o.is_symlink() and not o.exists() else '')
+    def words(o): return o.relative_to(root).as_posix() + (' (a broken link)' if _is_broken_link(o) else '')
     missing = [f'images in {words(o)}' for o in _parts(root, label) if not _has_image(o)]
     texts = [root/'words.txt', root/'val'/'val_annotations.txt'] if (root/'wnids.txt').is_file() else []
     missing += [words(o) for o in texts if not o.is_file()]
@@ -329,7 +331,7 @@ def get_data(
         elif data in SOURCES:  res = _from_source(SOURCES[data], home, **kwargs)
         elif web:              res = _from_source(_own_url(data, md5, sha256), home, **kwargs)
         elif path.is_file():   res = _from_archive(path, home)
-        elif path.is_symlink(): raise ConfigError(f'`{data}` is a broken link, to `{os.readlink(path)}`', 'Mend it')
+        elif _is_broken_link(path): raise ConfigError(f'`{data}` is a broken link, to `{os.readlink(path)}`', 'Mend it')
         else: raise ConfigError(f'There is no data set, folder or archive `{data}`',
                                 f'Choose one of {", ".join(known)}, or give a path, or an address with its hash')
         return check_tree(res, cure=f'Delete `{res}` and call again')

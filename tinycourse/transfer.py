@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_RATE', 'file_hash', 'download_file']
 
-# %% ../nbs/api/02_transfer.ipynb #6a3848a3
+# %% ../nbs/api/02_transfer.ipynb #78c75091
 import hashlib, re, time
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from .core import DataError, disk_errors, need_room, progress_line
 
-# %% ../nbs/api/02_transfer.ipynb #1c5d0381
+# %% ../nbs/api/02_transfer.ipynb #f1f59e9e
 def file_hash(
     path:str|Path, # File to read
     algo:str='md5', # 'md5' or 'sha256', or another that `hashlib.new` knows
@@ -28,7 +28,7 @@ def file_hash(
             while chunk := f.read(2**20): h.update(chunk)
     return h.hexdigest()
 
-# %% ../nbs/api/02_transfer.ipynb #d67a6dfd
+# %% ../nbs/api/02_transfer.ipynb #5bed6d76
 MIN_RATE = 1000 # Bytes a second; a slower transfer counts as cut
 
 class _Refused(Exception): "This address will not give us the file, however often we ask"
@@ -71,10 +71,10 @@ def _copy(read, f, tell, timeout):
         f.write(chunk)
         tell(f.tell())
         if time.monotonic() - began < timeout: continue
-        if f.tell() - before < MIN_RATE*timeout: raise requests.Timeout('less than 1 kB a second came')
+        if f.tell() - before < MIN_RATE*timeout: raise requests.Timeout('less than a kilobyte a second came')
         began,before = time.monotonic(),f.tell()
 
-# %% ../nbs/api/02_transfer.ipynb #da6dda4a
+# %% ../nbs/api/02_transfer.ipynb #01e1ed86
 def _why(e):
     "What a network error means, without the libraries' inner life"
     if isinstance(e, (requests.HTTPError, ValueError)) or 'a second came' in str(e): return str(e)
@@ -112,7 +112,7 @@ def _fetch(url, part, retries, pause, timeout, **expected):
             print(f'{_why(e).capitalize()} at {_length(part)/1e6:.1f} MB; asking again in {wait:.1g} s')
             time.sleep(wait)
 
-# %% ../nbs/api/02_transfer.ipynb #d408c60c
+# %% ../nbs/api/02_transfer.ipynb #c5d0d1c8
 def download_file(
     urls:str|list, # One address, or several of the same file, tried in turn
     dest:str|Path, # Final name of the file; until it is whole it is called `dest`.part
