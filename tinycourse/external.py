@@ -76,6 +76,15 @@ def _check_image(path, name):
 def _wanted(name): # not one of Finder's notes to itself
     return not (name.startswith('__MACOSX/') or name.rpartition('/')[2].startswith('._'))
 
+def _one_by_one(files, members):
+    "Go through `files`, saying how far it is"
+    done = 0
+    with progress_line(sum(o[2] for o in members)) as tell:
+        for file,(_,_,size) in zip(files, members):
+            yield file
+            done += size
+            tell(done)
+
 def _unzip(path, dest):
     "Check, then extract the files of a zip; returns name, kind and size of each"
     with zipfile.ZipFile(path) as z:
@@ -85,7 +94,7 @@ def _unzip(path, dest):
         kinds = [stat.S_IFMT(o.external_attr >> 16) for o in files]
         members = [(o.filename, kind in (0, stat.S_IFREG), o.file_size) for o,kind in zip(files, kinds)]
         _check_members(members, dest)
-        z.extractall(dest, files)
+        for o in _one_by_one(files, members): z.extract(o, dest)
     return members
 
 def _untar(path, dest):
@@ -96,7 +105,7 @@ def _untar(path, dest):
         members = [(o.name, o.isreg(), o.size) for o in files]
         _check_members(members, dest)
         while t.fileobj.read(2**20): pass
-        for o in files: t.extract(o, dest, set_attrs=False, **safe)
+        for o in _one_by_one(files, members): t.extract(o, dest, set_attrs=False, **safe)
     return members
 
 _damage = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError,
@@ -112,7 +121,6 @@ def extract_archive(
     label = label or archive.name
     began = time.time()
     with open(archive, 'rb') as f: unpack = _unzip if f.read(2) == b'PK' else _untar
-    if archive.stat().st_size > 2e7: print(f'Unpacking {label}')
     try:
         members = unpack(archive, dest)
         for name,_,_ in members: _check_image(dest/name, name)
