@@ -7,7 +7,7 @@ __all__ = ['shapes', 'patterns', 'SAMPLE_DIGEST', 'SAMPLE_NAME', 'CIFAR10_SAMPLE
            'make_sample', 'tree_digest', 'make_cifar10_sample']
 
 # %% ../nbs/api/01_sample.ipynb #f58bff0c
-import math
+import hashlib, math
 from io import BytesIO
 from pathlib import Path
 
@@ -49,26 +49,32 @@ _size = 64
 
 def _smooth(
     rng, # A `RandomState`
-    n:int # Random colours per side; more makes a busier picture
+    n:int # Random colours per side; more makes a busier image
 ) -> np.ndarray: # size x size x 3, whole numbers 0 to 255
-    "An n x n grid of random colours, stretched to the whole picture by bilinear interpolation"
-    g = rng.randint(0, 256, (n, n, 3))
-    pos = np.arange(_size)*(n-1)*256//(_size-1)
-    i,f = np.minimum(pos//256, n-2), pos - np.minimum(pos//256, n-2)*256
-    rows = g[i]*(256-f)[:,None,None] + g[i+1]*f[:,None,None]
-    return (rows[:,i]*(256-f)[None,:,None] + rows[:,i+1]*f[None,:,None])//65536
+    "An n x n grid of random colours, stretched to the whole image by bilinear interpolation"
+    grid = rng.randint(0, 256, (n, n, 3))
+    at = np.arange(_size)*(n-1)*256//(_size-1)  # where each pixel lies between the colours, in 256ths
+    i = np.minimum(at//256, n-2)
+    after = at - i*256
+    before = 256 - after
+    rows = grid[i]*before[:,None,None] + grid[i+1]*after[:,None,None]
+    return (rows[:,i]*before[:,None] + rows[:,i+1]*after[:,None])//65536
 
 def _backdrop(
     rng # A `RandomState`
 ) -> np.ndarray: # size x size x 3, whole numbers, about 0 to 255
     "A gradient with stripes and clutter: nothing in it depends on the class"
     y,x = np.mgrid[:_size,:_size]
-    a,b,period = *rng.randint(-3, 4, 2), rng.randint(6, 24)
+    a,b = rng.randint(-3, 4, 2)
+    period = rng.randint(6, 24)
     img = _smooth(rng, rng.randint(2, 6))
     img = img + ((a*x + b*y)//period % 2)[...,None]*rng.randint(-40, 41, 3)
     for _ in range(rng.randint(2, 6)):
-        (cx,cy),(rx,ry) = rng.randint(0, _size, 2), rng.randint(1, 7, 2)
-        blob = ((x-cx)**2*ry*ry + (y-cy)**2*rx*rx <= rx*rx*ry*ry) if rng.randint(2) else (abs(x-cx) <= rx) & (abs(y-cy) <= ry)
+        cx,cy = rng.randint(0, _size, 2)
+        rx,ry = rng.randint(1, 7, 2)
+        ellipse = (x-cx)**2*ry*ry + (y-cy)**2*rx*rx <= rx*rx*ry*ry
+        rectangle = (abs(x-cx) <= rx) & (abs(y-cy) <= ry)
+        blob = ellipse if rng.randint(2) else rectangle
         img = np.where(blob[...,None], rng.randint(0, 256, 3), img)
     return img
 
@@ -77,24 +83,29 @@ def _object(
     rng, # A `RandomState`
     name:str # A key of `shapes`
 ) -> tuple: # Two size x size masks: where the object is, and where it has its first colour
-    "The object at a random place, size and tilt, its centre at least a radius inside the picture"
-    r,angle = rng.randint(15, 26), math.radians(rng.randint(-30, 31))
+    "The object at a random position, size and tilt, its centre at least a radius inside the image"
+    r = rng.randint(15, 26)
+    angle = math.radians(rng.randint(-30, 31))
     cx,cy = rng.randint(r, _size-r, 2)
-    c,s = round(1000*math.cos(angle)), round(1000*math.sin(angle))
+    c = round(1000*math.cos(angle))
+    s = round(1000*math.sin(angle))
     y,x = np.mgrid[:_size,:_size] - np.array([cy,cx])[:,None,None]
-    u,v = x*c + y*s, y*c - x*s
+    u = x*c + y*s
+    v = y*c - x*s
     return shapes[name](u//r, v//r), patterns[name](u//1000, v//1000)
 
 def draw_scene(
     name:str, # A key of `shapes`
     rng # A `RandomState`; it alone decides everything but shape and pattern
-) -> tuple[np.ndarray,tuple]: # uint8 picture, size x size x 3, and its box (x0, y0, x1, y1), corners included
+) -> tuple[np.ndarray,tuple]: # uint8 image, size x size x 3, and its box (x0, y0, x1, y1), corners included
     "One object of class `name` on a distracting background"
-    img,(mask,first) = _backdrop(rng),_object(rng, name)
+    img = _backdrop(rng)
+    mask,first = _object(rng, name)
     under = img[mask].mean(0).astype(int)
     colour = (under + rng.randint(70, 187, 3)) % 256
     shade = _smooth(rng, 2)//5 - 25
-    img = np.where(mask[...,None], np.where(first[...,None], colour, (colour+128) % 256) + shade, img) + rng.randint(-15, 16, img.shape)
+    drawn = np.where(first[...,None], colour, (colour+128) % 256) + shade
+    img = np.where(mask[...,None], drawn, img) + rng.randint(-15, 16, img.shape)
     ys,xs = np.nonzero(mask)
     return img.clip(0, 255).astype(np.uint8), (xs.min(), ys.min(), xs.max(), ys.max())
 
@@ -102,7 +113,8 @@ def draw_scene(
 SAMPLE_DIGEST = '6bf682c4fe825a0b980a128b6b395ebd3f05d1c710515cb8e654778f9788e216'  # what `tree_digest` says of it
 SAMPLE_NAME = f'tinycourse-sample-{SAMPLE_DIGEST[:8]}'
 _order = [3, 8, 0, 6, 1, 9, 4, 2, 7, 5]  # wnids.txt is not sorted in the original either
-_synonyms = dict(ball='ball, disc', ring='ring, hoop', box='box, square', plus='plus, cross', moon='moon, crescent', hourglass='hourglass, sandglass')
+_synonyms = dict(ball='ball, disc', ring='ring, hoop', box='box, square', plus='plus, cross', moon='moon, crescent',
+                 hourglass='hourglass, sandglass')
 _unused = ['shape, form', 'figure', 'polygon, polygonal shape', 'spiral, volute', 'wedge, sector', 'zigzag, zig-zag']
 
 def _ids() -> dict: # Class id -> shape name, in the order of wnids.txt
@@ -110,7 +122,7 @@ def _ids() -> dict: # Class id -> shape name, in the order of wnids.txt
     return {f'n900000{i:02d}': names[i] for i in _order}
 
 def _save_jpeg(
-    img:np.ndarray, # uint8 picture
+    img:np.ndarray, # uint8 image
     path:Path, # Where to write it
     gray:bool # Write a grayscale JPEG, as one in fifty of the original is
 ):
@@ -121,10 +133,10 @@ def _save_jpeg(
     path.write_bytes(buf.getvalue())
 
 def _draw_split(
-    folder:Path, # Receives the pictures
+    folder:Path, # Receives the images
     jobs:list, # (file name, shape name) pairs
     seed:int # Each split has a seed of its own
-) -> list: # (file name, x0, y0, x1, y1) for every picture
+) -> list: # (file name, x0, y0, x1, y1) for every image
     folder.mkdir(parents=True)
     rows = []
     for i,(fname,name) in enumerate(jobs):
@@ -135,28 +147,29 @@ def _draw_split(
     return rows
 
 # %% ../nbs/api/01_sample.ipynb #03e10657
-def _write(path:Path, rows:list, end:str='\n'):
+def _write_rows(path:Path, rows:list, end:str='\n'):
     "Tab-separated rows, with Unix line ends everywhere"
     path.write_bytes(('\n'.join('\t'.join(map(str, o)) for o in rows) + end).encode())
 
 def make_sample(
     dest:str|Path, # Folder to make; it must not exist yet
-    n_train:int=200, # Training pictures per class
-    n_val:int=20 # Validation pictures per class, and as many unlabelled test pictures
+    n_train:int=200, # Training images per class
+    n_val:int=20 # Validation images per class, and as many unlabelled test images
 ) -> Path: # `dest`
     "Draw the sample data set; raises `FileExistsError` if `dest` is already there"
-    dest,ids = Path(dest),_ids()
+    dest = Path(dest)
+    ids = _ids()
     dest.mkdir(parents=True)
-    _write(dest/'wnids.txt', [(o,) for o in ids])
+    _write_rows(dest/'wnids.txt', [(o,) for o in ids])
     words = {**{f'n91000{i:03d}': o for i,o in enumerate(_unused)}, **{k: _synonyms.get(o, o) for k,o in ids.items()}}
-    _write(dest/'words.txt', sorted(words.items()), end='')
+    _write_rows(dest/'words.txt', sorted(words.items()), end='')
     for c,(wnid,name) in enumerate(ids.items()):
         boxes = _draw_split(dest/'train'/wnid/'images', [(f'{wnid}_{i}.JPEG', name) for i in range(n_train)], seed=c)
-        _write(dest/'train'/wnid/f'{wnid}_boxes.txt', boxes)
+        _write_rows(dest/'train'/wnid/f'{wnid}_boxes.txt', boxes)
     for part,seed in (('val',1001), ('test',1002)):
         order = np.random.RandomState(seed).permutation(np.repeat(list(ids), n_val))
         boxes = _draw_split(dest/part/'images', [(f'{part}_{i}.JPEG', ids[w]) for i,w in enumerate(order)], seed=seed)
-        if part == 'val': _write(dest/'val'/'val_annotations.txt', [(f, w, *b) for w,(f,*b) in zip(order, boxes)])
+        if part == 'val': _write_rows(dest/'val'/'val_annotations.txt', [(f, w, *b) for w,(f,*b) in zip(order, boxes)])
     return dest
 
 # %% ../nbs/api/01_sample.ipynb #2161384e
@@ -164,11 +177,12 @@ def tree_digest(
     path:str|Path # A folder
 ) -> str: # Hexadecimal sha256
     "A fingerprint of every file's name and bytes below `path`, whatever order the disk lists them in"
-    import hashlib
-    path,h = Path(path),hashlib.sha256()
+    path = Path(path)
+    h = hashlib.sha256()
     for name in sorted(o.relative_to(path).as_posix() for o in path.rglob('*') if o.is_file()):
         data = (path/name).read_bytes()
-        h.update(f'{name}\0{len(data)}\0'.encode()); h.update(data)
+        h.update(f'{name}\0{len(data)}\0'.encode())
+        h.update(data)
     return h.hexdigest()
 
 # %% ../nbs/api/01_sample.ipynb #a25ffc86
@@ -177,10 +191,10 @@ CIFAR10_SAMPLE_NAME = f'tinycourse-cifar10-sample-{CIFAR10_SAMPLE_DIGEST[:8]}'
 
 def make_cifar10_sample(
     dest:str|Path, # Folder to make; it must not exist yet
-    n_train:int=50, # Training pictures per class
-    n_test:int=20 # Test pictures per class
+    n_train:int=50, # Training images per class
+    n_test:int=20 # Test images per class
 ) -> Path: # `dest`
-    "Draw a sample in CIFAR-10's layout: 32 pixels, train/CLASS/0000.jpg, test/CLASS/0000.jpg. Raises `FileExistsError` if `dest` is there"
+    "Draw a sample in CIFAR-10's layout, train/CLASS/0000.jpg and test/CLASS/0000.jpg, or raise `FileExistsError`"
     dest = Path(dest)
     dest.mkdir(parents=True)
     for part,n,seed in (('train', n_train, 2000), ('test', n_test, 3000)):
