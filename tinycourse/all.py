@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/api/31_all.ipynb #40bc1482
 from .core import *
 from .sample import *
+from .transfer import *
 from .external import *
 from .data import *
 from .augment import *

@@ -277,6 +277,7 @@ def _add_data(sub):
 
 def _data(args):
     "Fetch, count, and on request decode everything"
+    from pathlib import Path
     from tinycourse.core import DataError
     from tinycourse.data import fingerprint, tiny_items
     from tinycourse.external import bad_images, get_data
@@ -287,12 +288,12 @@ def _data(args):
         parts = ', '.join(f'{n:,} {k}' for k,n in items.source.value_counts().items())
         print(f'images       {len(items):,} labelled ({parts})\nclasses      {items.wnid.nunique()}\nfingerprint  {fingerprint(items)}')
     if args['verify'] and (bad := bad_images(path)):
-        raise DataError(f'{len(bad)} images cannot be decoded: {", ".join(map(str, bad[:5]))}', 'Delete the folder and fetch the data again')
+        raise DataError(f'{len(bad)} images cannot be decoded: {", ".join(map(str, bad[:5]))}', 'Replace them with whole copies' if Path(args['data']).exists() else f'Delete {path} and fetch the data again')
     if args['verify']: print('every image can be decoded')
 
 def _add_doctor(sub):
     "The arguments of `tinycourse doctor`"
-    p = sub.add_parser('doctor', help='check the set-up and name cures', description='Check Python, packages, device, worker processes and disk.')
+    p = sub.add_parser('doctor', help='check the set-up and name cures', description='Check Python, packages and their versions, device, worker processes, data folder and disk.')
     p.set_defaults(run=_doctor)
 
 def _doctor(args):

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 
-warnings.filterwarnings('ignore', message='.*torch.jit.script. is deprecated')  # fastai's import causes it
 
 # %% ../nbs/api/00_core.ipynb #5fec4a06
 class TinyCourseError(Exception):
