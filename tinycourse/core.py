@@ -9,7 +9,7 @@ __all__ = ['TinyCourseError', 'DataError', 'ConfigError', 'data_home', 'atomic_w
            'source_commit', 'broken_versions', 'device_fault', 'doctor']
 
 # %% ../nbs/api/00_core.ipynb #cf0dde20
-import errno, importlib.metadata, json, os, platform, random, shutil, subprocess, sys, tempfile, time, warnings
+import errno, importlib.metadata, json, os, platform, random, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 
