@@ -129,7 +129,7 @@ def precision_cbs(
     if device.type == 'cpu' and precision == 'bf16': return [CPUBf16()]
     raise ConfigError(f'{precision} does not work on {device.type}', "Use 'fp32' there")
 
-# %% ../nbs/api/12_learner.ipynb #8ec73223
+# %% ../nbs/api/12_learner.ipynb #fff6c44c
 class StopOnNaN(TrainingCallback):
     """Stop training with a `TinyCourseError` when a loss of training or validation is NaN or infinite.
     It names epoch, batch and learning rate"""
@@ -169,7 +169,7 @@ class StopOnNaN(TrainingCallback):
         kept = f'; the last good checkpoint is kept: {saver.path}' if saver and saver.path.exists() else ''
         raise TinyCourseError(cause, f'Train with a smaller learning rate{kept}')
 
-# %% ../nbs/api/12_learner.ipynb #a40f9e17
+# %% ../nbs/api/12_learner.ipynb #b1b9a593
 class FusedSGD(Optimizer):
     "SGD with momentum and L2 weight decay, as fastai's `SGD(decouple_wd=False)`, in PyTorch's fused step"
     def __init__(self,
