@@ -250,7 +250,7 @@ def safe_lr_find(self:Learner,
     mode:str='exp', # 'exp': each rate is the last one times a factor; 'linear': equal steps
     loss:str='train', # 'train': running average over the training batches; 'valid': loss on fixed validation batches
     stop_div:bool=True, # Stop when the loss is four times the best one
-    suggest:tuple=('valley', 'slide', 'minimum', 'steep'), # fastai's, or functions (lrs, losses, num_it) -> (rate, point)
+    suggest:tuple=('valley', 'slide', 'minimum', 'steep'), # fastai's, or functions (lrs, losses, num_it) -> rate, point
     show_plot:bool=True, # Draw it
     valid_batches:int=2 # For loss='valid': how many validation batches
 ) -> LRSweep: # Suggestions as attributes, the table as `df`
@@ -324,7 +324,7 @@ def lr_range_test(self:Learner,
     metric=accuracy, # fastai metric, of which more is better
     show_plot:bool=True # Draw it
 ) -> LRRange: # The best rate as `lr`, the table as `df`
-    """Train with a rate that rises in equal steps from epoch to epoch; leave the learner as it was, even if interrupted.
+    """Train with a rate that rises in equal steps from epoch to epoch; leave the learner as it was, even if stopped.
     The test of Smith 2015 (https://arxiv.org/abs/1506.01186), stepped once an epoch; it ends when the loss is NaN.
     Raises `ConfigError` for settings that cannot work and `TinyCourseError` if not two epochs could be finished."""
     if epochs < 2: raise ConfigError(f'epochs is {epochs}', 'Give at least 2')
