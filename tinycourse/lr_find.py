@@ -6,7 +6,7 @@
 __all__ = ['learner_as_before', 'LRSweep', 'LRRange']
 
 # %% ../nbs/api/09_lr_find.ipynb #99d76b71
-import math, random
+import math
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -15,54 +15,79 @@ from itertools import islice
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import SchedExp, SchedLin, minimum, slide, steep, valley
-from fastai.vision.all import (AvgMetric, AvgSmoothLoss, Callback, CancelFitException, CancelValidException, DataLoader, L, Learner,
+from fastai.vision.all import (AvgMetric, AvgSmoothLoss, Callback, CancelFitException, CancelValidException, L, Learner,
                                accuracy, nn, patch, to_float)
 from .core import ConfigError, TinyCourseError, rng_state, set_rng_state
+from .schedule import check_number, did_you_mean
 
 # %% ../nbs/api/09_lr_find.ipynb #8f171e3a
-_packages = {'fastai', 'fastcore', 'tinycourse', 'albumentations'}
-_atoms = (str, bytes, int, float, bool, complex, type(None), type)
-
-def _known(o):
-    "Whether `o` is a kind of object that the walk enters"
-    return isinstance(o, (nn.Module, torch.optim.Optimizer)) or any(c.__module__.split('.')[0] in _packages for c in type(o).__mro__)
-
-def _writable(t):
-    "Whether `t` can be copied into: it is dense, and no two of its elements share a place"
-    return t.layout == torch.strided and not t.is_inference() and all(s or n < 2 for s,n in zip(t.stride(), t.shape))
-
 def _tensor_undo(t):
     "A function that gives tensor `t` its memory, values, gradient and flag back"
-    data,values,leaf = t.data,t.detach().clone(),t.is_leaf
-    needs,grad = t.requires_grad,t.grad if leaf else None
+    data,values = t.data,t.detach().clone()
+    needs_grad,leaf = t.requires_grad,t.is_leaf
+    grad = t.grad if leaf else None
+    grad_values = None if grad is None else grad.detach().clone()
     def undo():
         if leaf: t.grad = None
         t.data = data
         data.copy_(values)
-        if leaf: t.requires_grad_(needs); t.grad = grad
+        if not leaf: return
+        t.requires_grad_(needs_grad)
+        if grad is not None: grad.copy_(grad_values)
+        t.grad = grad
     return undo
 
 def _dict_undo(d):
     "A function that gives dict `d` its entries back"
     entries = dict(d)
-    def undo(): d.clear(); d.update(entries)
+    def undo():
+        d.clear()
+        d.update(entries)
     return undo
 
 def _list_undo(o):
     "A function that gives a list, deque or set its members back"
-    members,add = list(o),o.update if isinstance(o, set) else o.extend
-    def undo(): o.clear(); add(members)
+    members = list(o)
+    add = o.update if isinstance(o, set) else o.extend
+    def undo():
+        o.clear()
+        add(members)
     return undo
 
-def _state_undo(o):
-    "For a random generator of Python, NumPy or PyTorch: a function that puts it back. None for anything else"
-    if isinstance(o, random.Random): return partial(o.setstate, o.getstate())
-    if isinstance(o, np.random.RandomState): return partial(o.set_state, o.get_state())
-    if isinstance(o, np.random.Generator): return partial(setattr, o.bit_generator, 'state', o.bit_generator.state)
-    if isinstance(o, torch.Generator): return partial(o.set_state, o.get_state())
+def _contents_undo(o):
+    "Functions that give lists, dicts, sets and tensors their contents back, also within each other"
+    if isinstance(o, torch.Tensor):
+        plain = o.layout == torch.strided and not o.is_inference()
+        return [_tensor_undo(o)] if plain else []
+    if isinstance(o, dict): own,members = [_dict_undo(o)],o.values()
+    elif isinstance(o, (list, deque, set)): own,members = [_list_undo(o)],o
+    elif isinstance(o, L): own,members = [_list_undo(o.items)],o
+    elif isinstance(o, tuple): own,members = [],o
+    else: return []
+    return own + [undo for v in members for undo in _contents_undo(v)]
+
+# %% ../nbs/api/09_lr_find.ipynb #795ecf27
+def _model_undo(model):
+    modules = list(model.modules())
+    attributes = [_dict_undo(d) for m in modules for d in (vars(m), m._parameters, m._buffers)]
+    return attributes + [_tensor_undo(t) for t in (*model.parameters(), *model.buffers())]
+
+def _opt_undo(opt):
+    "For fastai's optimizers and for `OptimWrapper`, which holds one of PyTorch's"
+    if opt is None: return []
+    inner = getattr(opt, 'opt', opt)
+    groups = inner.param_groups if inner is not opt else opt.hypers
+    return [_dict_undo(vars(opt)), _dict_undo(vars(inner)), *_contents_undo(inner.state),
+            *[_dict_undo(group) for group in groups]]
+
+def _object_undo(o):
+    "Attributes of a callback, metric or learner, and the contents of those that are collections or tensors"
+    return [_dict_undo(vars(o))] + [undo for k,v in vars(o).items() if k != 'learn' for undo in _contents_undo(v)]
+
+def _loader_undo(dl): return [_dict_undo(vars(dl)), partial(dl.rng.setstate, dl.rng.getstate())]
 
 def _autocast_undo():
-    "A function that ends what a mixed precision callback began and could not end"
+    "A function that ends what a mixed-precision callback began and could not end"
     before = {k: (torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in ('cpu','cuda')}
     torch.autocast_increment_nesting()
     depth = torch.autocast_decrement_nesting()
@@ -70,44 +95,27 @@ def _autocast_undo():
         torch.autocast_increment_nesting()
         while torch.autocast_decrement_nesting() > depth: pass
         torch.clear_autocast_cache()
-        for k,(on,dtype) in before.items(): torch.set_autocast_enabled(k, on); torch.set_autocast_dtype(k, dtype)
+        for k,(on,dtype) in before.items():
+            torch.set_autocast_enabled(k, on)
+            torch.set_autocast_dtype(k, dtype)
     return undo
 
-# %% ../nbs/api/09_lr_find.ipynb #795ecf27
-def _undos(root):
-    "For everything that can be reached from `root`, a function that puts it back"
-    seen,todo,undos = {},[(root, False)],[]
-    while todo:
-        o,data = todo.pop()
-        if isinstance(o, _atoms) or id(o) in seen: continue
-        seen[id(o)] = o
-        state,inside = _state_undo(o),[]
-        if state: undos.append(state)
-        elif isinstance(o, torch.Tensor):
-            if data or not _writable(o): continue
-            undos.append(_tensor_undo(o))
-            if o.is_leaf: inside = [o.grad]
-        elif isinstance(o, np.ndarray):
-            if not data and o.flags.writeable: undos.append(partial(np.copyto, o, o.copy()))
-        elif data and isinstance(o, (list, tuple, dict, set)) and len(o) > 100: continue
-        elif isinstance(o, dict): undos.append(_dict_undo(o)); inside = list(o.values())
-        elif isinstance(o, (list, deque, set)): undos.append(_list_undo(o)); inside = list(o)
-        elif isinstance(o, tuple): inside = list(o)
-        elif _known(o) and hasattr(o, '__dict__'):
-            undos.append(_dict_undo(vars(o)))
-            for k,v in vars(o).items(): todo.append((v, data or (k == 'dataset' and isinstance(o, DataLoader))))
-        todo += [(v, data) for v in inside]
-    return undos
+def _learner_undo(learn):
+    "Functions that put a learner back as it is now"
+    loaders = [getattr(dl, 'dl', dl) for dl in learn.dls.loaders]  # `dl`: what a DistributedDL shares out
+    objects = [*learn.cbs, *learn.metrics, learn]
+    return [*_model_undo(learn.model), *_opt_undo(learn.opt), *[undo for dl in loaders for undo in _loader_undo(dl)],
+            *[undo for o in objects for undo in _object_undo(o)], _autocast_undo(), partial(set_rng_state, rng_state())]
 
 # %% ../nbs/api/09_lr_find.ipynb #cebd4c69
 @contextmanager
 def learner_as_before(
     learn:Learner # Any learner, new or in the middle of training
 ):
-    """Do what you like with `learn` inside; afterwards, also after an exception or Ctrl-C, it is as before, bit for bit:
+    """Do what you like with `learn` inside; afterwards, also after an error or Ctrl-C, it is as before, bit for bit:
     model, gradients, optimizer, data loaders, callbacks, attributes, autocast and all random generators.
-    The copy is kept in memory; no file is written."""
-    undos = [*_undos(learn), _autocast_undo(), partial(set_rng_state, rng_state())]
+    The copy is kept in memory, as large as model and optimizer; no file is written, and the data is not copied."""
+    undos = _learner_undo(learn)
     try: yield learn
     finally:
         again = None
@@ -156,14 +164,25 @@ class _Sweep(Callback):
 
     def valid_loss(self):
         "Loss on the fixed validation batches: evaluation mode, but batch norm with the numbers of the batch"
-        n,total = 0,0.
+        seen,total = 0,0.
         with _evaluating(self.model), torch.no_grad():
-            for *xb,yb in self.fixed: total += float(self.loss_func(to_float(self.model(*xb)), yb).mean())*len(yb); n += len(yb)
-        return total/n
+            for *xb,yb in self.fixed:
+                loss = self.loss_func(to_float(self.model(*xb)), yb).mean()
+                total += float(loss)*len(yb)
+                seen += len(yb)
+        return total/seen
 
 # %% ../nbs/api/09_lr_find.ipynb #07de9bc2
+def _rate_plot(xlabel='learning rate', **kwargs):
+    "Axes against the learning rate, in the course's style"
+    fig,ax = plt.subplots(figsize=(7.5,3.8), constrained_layout=True)
+    ax.set(xlabel=xlabel, **kwargs)
+    ax.grid(alpha=.25)
+    ax.spines[['top','right']].set_visible(False)
+    return fig,ax
+
 class LRSweep:
-    "What `safe_lr_find` found: `df` with the columns `lr`, `loss` and `raw` (of the single batch), and each suggestion as an attribute"
+    "What `safe_lr_find` found: `df` with columns `lr`, `loss`, `raw` (of the single batch); suggestions as attributes"
     def __init__(self,
         df:pd.DataFrame, # The swept learning rates and losses
         suggestions:dict, # Name -> learning rate
@@ -173,22 +192,25 @@ class LRSweep:
         self.df,self.suggestions,self.mode,self.kind = df,suggestions,mode,kind
         vars(self).update(suggestions)
 
-    def __repr__(self): return ', '.join(f'{k} {v:.2e}' for k,v in self.suggestions.items()) or f'{len(self.df)} learning rates'
+    def __repr__(self):
+        return ', '.join(f'{k} {v:.2e}' for k,v in self.suggestions.items()) or f'{len(self.df)} learning rates'
 
     def plot(self,
-        title:str='' # Above the picture
+        title:str='' # Above the figure
     ): # The matplotlib figure
         "Loss against learning rate, with the suggestions marked on the curve"
-        fig,ax = plt.subplots(figsize=(7.5,3.8), constrained_layout=True)
         lr,loss = self.df.lr,self.df.loss
+        low,high = loss.min(),max(loss.iloc[0], loss.iloc[:max(2, len(loss)*3//4)].max())
+        ylim = low-.1*(high-low), high+.6*(high-low)
+        fig,ax = _rate_plot(ylabel='training loss' if self.kind == 'train' else 'validation loss', ylim=ylim,
+                            xscale='log' if self.mode == 'exp' else 'linear', title=title)
         if self.kind == 'train': ax.plot(lr, self.df.raw, '.', ms=3, color='.75', label='single batches')
         ax.plot(lr, loss, color='#0072B2' if self.kind == 'valid' else '#E69F00', lw=2)
-        for (k,v),colour,marker in zip(self.suggestions.items(), ('#009E73','#CC79A7','#D55E00','#56B4E9')*9, 'osD^'*9):
-            ax.plot(v, np.interp(v, lr, loss), marker, ms=9, mec='white', color=colour, ls='', label=f'{k} {v:.1e}')
-        low,high = loss.min(),max(loss.iloc[0], loss.iloc[:max(2, len(loss)*3//4)].max())
-        ax.set(xlabel='learning rate', ylabel='training loss' if self.kind == 'train' else 'validation loss', title=title,
-               xscale='log' if self.mode == 'exp' else 'linear', ylim=(low-.1*(high-low), high+.6*(high-low)))
-        ax.grid(alpha=.25); ax.spines[['top','right']].set_visible(False); ax.legend(frameon=False)
+        looks = zip(('#009E73','#CC79A7','#D55E00','#56B4E9')*9, 'osD^'*9)
+        for (name,rate),(colour,marker) in zip(self.suggestions.items(), looks):
+            height = np.interp(rate, lr, loss)
+            ax.plot(rate, height, marker, ms=9, mec='white', color=colour, ls='', label=f'{name} {rate:.1e}')
+        ax.legend(frameon=False)
         return fig
 
 # %% ../nbs/api/09_lr_find.ipynb #bc0106f1
@@ -196,7 +218,8 @@ _quiet = (CSVLogger,)  # callbacks that write and do not know fastai's sign for 
 
 def _mock_fit(learn, n_epoch, cb):
     "Train with `cb`, without a table, and without callbacks that would write files; the caller puts everything back"
-    if not len(learn.dls.train): raise ConfigError(f'a batch of {learn.dls.bs} is more than the whole training set', 'Give a smaller bs')
+    if not len(learn.dls.train):
+        raise ConfigError(f'a batch of {learn.dls.bs} is more than the whole training set', 'Give a smaller bs')
     learn.cbs.items[:] = [o for o in learn.cbs if not isinstance(o, _quiet)]
     with learn.no_logging(): learn.fit(n_epoch, cbs=cb)
 
@@ -205,8 +228,10 @@ _suggesters = {f.__name__: f for f in (valley, slide, minimum, steep)}
 def _functions(suggest):
     "Functions for names"
     funcs = [_suggesters.get(f, f) if isinstance(f, str) else f for f in L(suggest)]
-    if odd := [f for f in funcs if not callable(f)]: raise ConfigError(f'there is no suggestion {odd[0]!r}', f'Give {", ".join(_suggesters)}, or a function')
-    return funcs
+    odd = [f for f in funcs if not callable(f)]
+    if not odd: return funcs
+    near = did_you_mean(odd[0], _suggesters)
+    raise ConfigError(f'there is no suggestion {odd[0]!r}', f'{near}Give {", ".join(_suggesters)}, or a function')
 
 def _suggest(df, funcs, num_it):
     "What each of `funcs` makes of the sweep, trimmed as fastai does it"
@@ -225,15 +250,17 @@ def safe_lr_find(self:Learner,
     mode:str='exp', # 'exp': each rate is the last one times a factor; 'linear': equal steps
     loss:str='train', # 'train': running average over the training batches; 'valid': loss on fixed validation batches
     stop_div:bool=True, # Stop when the loss is four times the best one
-    suggest:tuple=('valley', 'slide', 'minimum', 'steep'), # Names of fastai's functions, or functions of yours: (lrs, losses, num_it) -> (rate, point)
+    suggest:tuple=('valley', 'slide', 'minimum', 'steep'), # fastai's, or functions (lrs, losses, num_it) -> rate, point
     show_plot:bool=True, # Draw it
     valid_batches:int=2 # For loss='valid': how many validation batches
 ) -> LRSweep: # Suggestions as attributes, the table as `df`
     """Sweep the learning rate while training, suggest rates, and leave the learner as it was, even if interrupted.
     As fastai's `lr_find`; the method is Smith 2015, https://arxiv.org/abs/1506.01186.
     Raises `ConfigError` for settings that cannot work and `TinyCourseError` if the loss diverges too early."""
+    cure = 'Give 0 < start_lr < end_lr'
+    check_number('start_lr', start_lr, lambda o: o > 0, cure)
+    check_number('end_lr', end_lr, lambda o: o > start_lr, f'start_lr is {start_lr}. {cure}')
     if num_it < 25: raise ConfigError(f'num_it is {num_it}: too few points', 'Give at least 25')
-    if not 0 < start_lr < end_lr: raise ConfigError(f'start_lr is {start_lr} and end_lr {end_lr}', 'Give 0 < start_lr < end_lr')
     if mode not in ('exp', 'linear'): raise ConfigError(f'mode is {mode!r}', "Give 'exp' or 'linear'")
     if loss not in ('train', 'valid'): raise ConfigError(f'loss is {loss!r}', "Give 'train' or 'valid'")
     funcs = _functions(suggest)
@@ -255,18 +282,19 @@ class LRRange:
         self.df,self.metric = df,metric
         self.lr = float(df.lr[df[metric].idxmax()])
 
-    def __repr__(self): return f'best learning rate {self.lr:.3g}: validation {self.metric} {self.df[self.metric].max():.4f}'
+    def __repr__(self):
+        return f'best learning rate {self.lr:.3g}: validation {self.metric} {self.df[self.metric].max():.4f}'
 
     def plot(self,
-        title:str='' # Above the picture
+        title:str='' # Above the figure
     ): # The matplotlib figure
         "Training and validation accuracy against learning rate, the best rate marked"
-        fig,ax = plt.subplots(figsize=(7.5,3.8), constrained_layout=True)
-        for k,colour,label in ((f'train_{self.metric}','#E69F00','training'), (self.metric,'#0072B2','validation')):
-            ax.plot(self.df.lr, 100*self.df[k], 'o-', ms=4, color=colour, label=label)
+        fig,ax = _rate_plot(ylabel=f'{self.metric} (%)', title=title)
+        curves = ((f'train_{self.metric}','#E69F00','training'), (self.metric,'#0072B2','validation'))
+        for column,colour,label in curves:
+            ax.plot(self.df.lr, 100*self.df[column], 'o-', ms=4, color=colour, label=label)
         ax.axvline(self.lr, color='#009E73', ls='--', label=f'best {self.lr:.3g}')
-        ax.set(xlabel='learning rate', ylabel=f'{self.metric} (%)', title=title)
-        ax.grid(alpha=.25); ax.spines[['top','right']].set_visible(False); ax.legend(frameon=False)
+        ax.legend(frameon=False)
         return fig
 
 # %% ../nbs/api/09_lr_find.ipynb #afe431d3
@@ -284,7 +312,9 @@ class _Range(Callback):
     def after_batch(self):
         if not self.learn.loss.isfinite().all(): raise CancelFitException()
         self.meters[self.training].accumulate(self.learn)
-    def after_epoch(self): self.rows.append((self.lrs[self.epoch], *(float(self.meters[o].value) for o in (True, False))))
+    def after_epoch(self):
+        train,valid = (float(self.meters[o].value) for o in (True, False))
+        self.rows.append((self.lrs[self.epoch], train, valid))
 
 @patch
 def lr_range_test(self:Learner,
@@ -294,14 +324,18 @@ def lr_range_test(self:Learner,
     metric=accuracy, # fastai metric, of which more is better
     show_plot:bool=True # Draw it
 ) -> LRRange: # The best rate as `lr`, the table as `df`
-    """Train with a learning rate that rises in equal steps from epoch to epoch, and leave the learner as it was, even if interrupted.
-    The test of Smith 2015 (https://arxiv.org/abs/1506.01186), stepped once an epoch; it ends early when the loss is no longer a number.
+    """Train with a rate that rises in equal steps from epoch to epoch; leave the learner as it was, even if stopped.
+    The test of Smith 2015 (https://arxiv.org/abs/1506.01186), stepped once an epoch; it ends when the loss is NaN.
     Raises `ConfigError` for settings that cannot work and `TinyCourseError` if not two epochs could be finished."""
     if epochs < 2: raise ConfigError(f'epochs is {epochs}', 'Give at least 2')
-    if not 0 < start < end: raise ConfigError(f'start is {start} and end {end}', 'Give 0 < start < end')
+    cure = 'Give 0 < start < end'
+    check_number('start', start, lambda o: o > 0, cure)
+    check_number('end', end, lambda o: o > start, f'start is {start}. {cure}')
     cb = _Range(np.linspace(start, end, epochs).tolist(), metric)
     with learner_as_before(self): _mock_fit(self, epochs, cb)
-    if len(cb.rows) < 2: raise TinyCourseError(f'the loss was no longer a number in epoch {len(cb.rows)+1}, at learning rate {cb.lrs[len(cb.rows)]:.3g}', 'Give a smaller start')
+    if len(cb.rows) < 2:
+        at = f'in epoch {len(cb.rows)+1}, at learning rate {cb.lrs[len(cb.rows)]:.3g}'
+        raise TinyCourseError(f'the loss was no longer a number {at}', 'Give a smaller start')
     name = cb.meters[True].name
     res = LRRange(pd.DataFrame(cb.rows, columns=['lr', f'train_{name}', name]), name)
     if show_plot: res.plot()
