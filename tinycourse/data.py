@@ -61,7 +61,8 @@ class ZipFolder:
         try: return _zip(self.file)[0].read(self.at).decode(encoding)
         except KeyError: raise FileNotFoundError(self.at) from None
         except (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-            raise DataError(f'{self} cannot be unpacked ({e})', 'Give a zip without a password, or unpack it first') from None
+            cure = 'Give a zip without a password, or unpack it first'
+            raise DataError(f'{self} cannot be unpacked ({e})', cure) from None
 
     def folders(self) -> dict: # Folder -> file name -> bytes
         "All that the zip contains"
@@ -91,7 +92,8 @@ def _rows(
     "The lines of a Tiny ImageNet label file, split at tabs; raises `DataError` if it is missing or misshapen"
     try: text = file.read_text(encoding='utf-8')
     except FileNotFoundError: raise DataError(f'{file} is missing', f'{_again}, or point to a whole tree') from None
-    except UnicodeDecodeError as e: raise DataError(f'{file} is not UTF-8 (byte {e.start})', 'Save it as UTF-8') from None
+    except UnicodeDecodeError as e:
+        raise DataError(f'{file} is not UTF-8 (byte {e.start})', 'Save it as UTF-8') from None
     rows = [o.split('\t')[:n] for o in text.splitlines() if o.strip()]
     for i,o in enumerate(rows, 1):
         if len(o) < n: raise DataError(f'{file}, line {i}: {len(o)} columns where {n} were expected', _again)
@@ -129,7 +131,8 @@ def _boxes(
     for i,(name,*rest) in enumerate(_rows(file, n), 1):
         if name in boxes: raise DataError(f'{file}, line {i}: {name} is listed twice', 'Remove one of the lines')
         try: boxes[name] = [*rest[:-4], *map(int, rest[-4:])]
-        except ValueError as e: raise DataError(f'{file}, line {i}: a corner is no whole number ({e})', _again) from None
+        except ValueError as e:
+            raise DataError(f'{file}, line {i}: a corner is no whole number ({e})', _again) from None
     return boxes
 
 def _with_boxes(
@@ -139,13 +142,15 @@ def _with_boxes(
 ) -> list: # A row for each image in the folder
     files = _image_files(folder)
     odd = set(files) ^ set(boxes)
-    if odd: raise DataError(f'{folder} and its box file disagree about {len(odd)} images, {min(odd)} among them', _again)
+    if odd:
+        raise DataError(f'{folder} and its box file disagree about {len(odd)} images, {min(odd)} among them', _again)
     return [(f'{folder}{os.sep}{name}', source, *boxes[name], size) for name,size in files.items()]
 
 def tiny_items(
     path:str|Path # Root of a Tiny ImageNet tree, or a zip of one
-) -> pd.DataFrame: # path, source ('train' or 'val'), wnid, name, x0, y0, x1, y1 (pixels; both corners belong to the box), bytes (of the file)
-    "Every labelled image of a Tiny ImageNet tree, sorted; raises `DataError` on a tree that is not whole"
+) -> pd.DataFrame: # path, source ('train' or 'val'), wnid, name, x0, y0, x1, y1, bytes (of the file)
+    """Every labelled image of a Tiny ImageNet tree, sorted. Both corners, in pixels, belong to the box.
+    Raises `DataError` on a tree that is not whole"""
     path = _root(path)
     names = class_names(path)
     rows = []
@@ -185,12 +190,14 @@ def split_70_30(
 ) -> tuple[list,list]: # Positions in `items` for training and for validation
     """Split within every class by hashing file names: independent of order, folder, and every random generator.
     Each class keeps at least one image on both sides. Raises `ConfigError` if that cannot be."""
-    if not 0 < valid_pct < 1: raise ConfigError(f'valid_pct is {valid_pct}', 'Give a share between 0 and 1, such as 0.3')
+    if not 0 < valid_pct < 1:
+        raise ConfigError(f'valid_pct is {valid_pct}', 'Give a share between 0 and 1, such as 0.3')
     hashes = pd.Series([_hash(_key(o), seed) for o in items.itertuples()])
     classes = hashes.groupby(items.wnid.to_numpy())
     rank = classes.rank()
     size = classes.transform('size')
-    if len(size) == 0 or size.min() < 2: raise ConfigError('a class has fewer than two images', 'Leave it out, or add images')
+    if len(size) == 0 or size.min() < 2:
+        raise ConfigError('a class has fewer than two images', 'Leave it out, or add images')
     n_valid = np.clip(np.floor(size*valid_pct + .5), 1, size-1)
     valid = (rank <= n_valid).to_numpy()
     return np.flatnonzero(~valid).tolist(), np.flatnonzero(valid).tolist()
@@ -227,14 +234,16 @@ def _as_rgb(
 ) -> Image.Image: # Upright, 8 bits each of red, green and blue
     image = ImageOps.exif_transpose(image)
     if image.mode == 'F': raise ValueError('floats')
-    if image.mode.startswith('I'): image = Image.fromarray((np.asarray(image)/257).round().clip(0, 255).astype(np.uint8))
+    if image.mode.startswith('I'):
+        gray = (np.asarray(image)/257).round().clip(0, 255)
+        image = Image.fromarray(gray.astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new('RGBA', image.size, 'white')
         image = Image.alpha_composite(white, image.convert('RGBA'))
     return image.convert('RGB')
 
 def open_image(
-    source:str|Path|np.ndarray|Image.Image # A file, one in a zip (`folder/data.zip/path/in/it`), height x width x 3 bytes, or an image of Pillow's
+    source:str|Path|np.ndarray|Image.Image # A file, also in a zip (see `zip_and_name`), h x w x 3 bytes, or a PIL image
 ) -> PILImage: # Upright and in RGB; 16 bits of gray become 8, what is transparent becomes white
     "Open and decode an image; raises `DataError` naming the file if that fails"
     name = source if isinstance(source, (str, Path)) else f'the {type(source).__name__}'
@@ -248,9 +257,9 @@ def open_image(
         raise DataError(f'there is no file {name}', 'Correct its name; an image of a data set, fetch again') from None
     except Exception as e:
         raise DataError(f'{name} is not a readable image ({type(e).__name__})',
-                        'Give another; of a data set, fetch it again or remove it together with its line in the box file') from None
+                        'Give another, fetch the data set again, or remove it and its line in the box file') from None
 
-# %% ../nbs/api/04_data.ipynb #5471469d
+# %% ../nbs/api/04_data.ipynb #d4b16059
 # Mean and standard deviation of Tiny ImageNet's training images, for values from 0 to 1
 tiny_stats = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
 
@@ -306,7 +315,8 @@ def _as_rows(items):
     "A table as named tuples"
     kind = BoxedRow if set(BoxedRow._fields) <= set(items.columns) else ImageRow
     missing = set(kind._fields) - set(items.columns)
-    if missing: raise DataError(f'the table of items has no column {min(missing)!r}', f'Give {", ".join(kind._fields)}')
+    if missing:
+        raise DataError(f'the table of items has no column {min(missing)!r}', f'Give {", ".join(kind._fields)}')
     return list(map(kind._make, items[list(kind._fields)].itertuples(index=False, name=None)))
 
 class _Splitter:
@@ -376,7 +386,8 @@ class ImageDL(TfmdDL):
         row = self.dataset.items[s or 0]
         if isinstance(row, (ImageRow, BoxedRow)):
             sizes = [f'{w} x {h}' for w,h in (image.size, self.image_size)]
-            raise DataError(f'{row.path} has {sizes[0]} pixels, others {sizes[1]}', 'Give tiny_dls a size, such as 64, which makes them equal')
+            raise DataError(f'{row.path} has {sizes[0]} pixels, others {sizes[1]}',
+                            'Give tiny_dls a size, such as 64, which makes them equal')
         return Resize(self.image_size[::-1])(image, split_idx=1),*rest
 
 def _chosen(
@@ -385,7 +396,8 @@ def _chosen(
     classes:int|list|None # How many of the first ids, or which ids or names
 ) -> dict: # The part of `names` that is wanted
     if isinstance(classes, int):
-        if not 1 < classes <= len(names): raise ConfigError(f'classes is {classes}', f'Give a number from 2 to {len(names)}')
+        if not 1 < classes <= len(names):
+            raise ConfigError(f'classes is {classes}', f'Give a number from 2 to {len(names)}')
         return dict(list(names.items())[:classes])
     known = {*names, *names.values()}
     unknown = [o for o in classes or [] if o not in known]
@@ -393,7 +405,7 @@ def _chosen(
         some = ', '.join(list(names.values())[:8])
         raise ConfigError(f'no class is called {unknown[0]!r}', f'Classes here: {some} ...')
     res = names if classes is None else {k: v for k,v in names.items() if k in classes or v in classes}
-    if len(res) < 2: raise ConfigError(f'there is only {len(res)} class', 'Give at least two, or there is nothing to tell apart')
+    if len(res) < 2: raise ConfigError(f'there is only {len(res)} class', 'Give at least two, to tell apart')
     return res
 
 def _check_items(
@@ -402,10 +414,12 @@ def _check_items(
 ):
     if len(items) == 0: raise ConfigError('there are no images', 'Give a table with rows of the classes that you want')
     twice = items.path[items.path.duplicated()]
-    if len(twice): raise DataError(f'{twice.iloc[0]} is listed twice', 'Remove one of the rows, or both sides of the split may see it')
+    if len(twice):
+        raise DataError(f'{twice.iloc[0]} is listed twice', 'Remove a row: both sides of a split might see it')
     if split != 'official': return
     for part,found in zip(('training', 'validation'), official_split(items)):
-        if not found: raise ConfigError(f'there are no {part} images', "Use split='70/30', or give rows of both sources")
+        if not found:
+            raise ConfigError(f'there are no {part} images', "Use split='70/30', or give rows of both sources")
 
 def _check_names(
     kwargs:dict, # What is meant for fastai
@@ -414,15 +428,18 @@ def _check_names(
     "Raise `ConfigError` for arguments that nobody would look at"
     takers = (dls_from_items, FilteredBase.dataloaders, dl_type, TfmdDL, DataLoader)
     known = {o for f in takers for o in inspect.signature(f).parameters} | set(DataLoader._methods)
+    ours = ', '.join(inspect.signature(tiny_dls).parameters)
+    ours = ', '.join(inspect.signature(tiny_dls).parameters)
     for o in kwargs:
-        if o not in known: raise ConfigError(f'there is no argument {o!r}', f'Arguments are {", ".join(inspect.signature(tiny_dls).parameters)}')
+        if o not in known: raise ConfigError(f'there is no argument {o!r}', f'Arguments are {ours}')
 
 def _n_workers(
     num_workers:int|None # None for one per core, 8 at most
 ) -> int: # Processes
     if num_workers is None: return min(8, os.cpu_count())
     most = max(64, 4*os.cpu_count())
-    if not 0 <= num_workers <= most: raise ConfigError(f'num_workers is {num_workers}', f'Give a number from 0 to {most}')
+    if not 0 <= num_workers <= most:
+        raise ConfigError(f'num_workers is {num_workers}', f'Give a number from 0 to {most}')
     return num_workers
 
 _sizing = (Resize, RatioResize, CropPad, RandomCrop, RandomResizedCrop)
@@ -465,7 +482,8 @@ def dls_from_items(
                             image_size=_image_size(items, opener, block.item_tfms), **kwargs)
     random = split == '70/30'
     dls.source = dict(split=split, valid_pct=valid_pct if random else None, split_seed=seed if random else None,
-                      classes=len(chosen), n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), fingerprint=fingerprint(items))
+                      classes=len(chosen), n_train=len(dls.train_ds), n_valid=len(dls.valid_ds),
+                      fingerprint=fingerprint(items))
     return dls
 
 @delegates(dls_from_items)
@@ -477,7 +495,7 @@ def tiny_dls(
     "fastai `DataLoaders` over a Tiny ImageNet tree; raises `DataError` or `ConfigError`"
     return dls_from_items(tiny_items(path), class_names(path), bs, **kwargs)
 
-# %% ../nbs/api/04_data.ipynb #96baf052
+# %% ../nbs/api/04_data.ipynb #dff45790
 def shows_bars() -> bool: # Whether this is a notebook or a terminal
     "Whether there is anything to draw a progress bar on"
     return in_notebook() or getattr(sys.stdout, 'isatty', bool)()
@@ -512,7 +530,7 @@ def _classes(
     raise DataError(f'{folder} is missing', 'Give a folder with train and test, and in each a folder for every class')
 
 def cifar10_items(
-    path:str|Path|None=None # Folder with train and test; None for `get_data($TINYCOURSE_CIFAR10)`, or the drawn sample if that is not set
+    path:str|Path|None=None # Folder with train and test; None for `get_data($TINYCOURSE_CIFAR10)`, or the drawn sample
 ) -> pd.DataFrame: # path, source ('train' or 'test'), name (of the class), bytes (of the file)
     "Every image of a tree in CIFAR-10's layout, sorted; raises `DataError` if a class is missing or empty"
     path = Path(path) if path else get_data(os.environ.get('TINYCOURSE_CIFAR10') or 'cifar10-sample')
@@ -538,7 +556,8 @@ def _part(
     seed:int # Another seed chooses others
 ) -> pd.DataFrame: # Some of the rows, in their order
     for n in limits.values():
-        if n is not None and n < 1: raise ConfigError(f'a limit is {n}', 'Give at least 1 image per class, or None for all')
+        if n is not None and n < 1:
+            raise ConfigError(f'a limit is {n}', 'Give at least 1 image per class, or None for all')
     hashes = pd.Series([_hash(_key(o), seed) for o in items.itertuples()], index=items.index)
     rank = hashes.groupby([items.source, items.name]).rank()
     most = items.source.map({source: n or np.inf for source,n in limits.items()})
@@ -546,7 +565,7 @@ def _part(
 
 @delegates(dls_from_items, but=['names', 'split', 'valid_pct', 'stats'])
 def cifar10_dls(
-    path:str|Path|None=None, # Folder with train and test; None for `get_data($TINYCOURSE_CIFAR10)`, or the drawn sample if that is not set
+    path:str|Path|None=None, # Folder with train and test; None for `get_data($TINYCOURSE_CIFAR10)`, or the drawn sample
     bs:int=128, # Images per batch
     limit:int|None=None, # Training images per class at most; None for all
     valid_limit:int|None=None, # Test images per class at most; None for all
@@ -556,4 +575,5 @@ def cifar10_dls(
     """fastai `DataLoaders` over a tree in CIFAR-10's layout: its train folder to train, its test folder to validate.
     Raises `DataError` or `ConfigError`"""
     items = _part(cifar10_items(path), dict(train=limit, test=valid_limit), seed)
-    return dls_from_items(items, {o: o for o in items.name.unique()}, bs, split='official', stats=cifar10_stats, **kwargs)
+    names = {o: o for o in items.name.unique()}
+    return dls_from_items(items, names, bs, split='official', stats=cifar10_stats, **kwargs)
