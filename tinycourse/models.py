@@ -67,16 +67,16 @@ def _family(depth, stem, last_norm, shortcut):
     _check('shortcut', shortcut, ('conv', 'pool', 'none'))
     block,layers = _families[depth]
     if shortcut != 'none': return block,layers
-    if block is Bottleneck: raise ConfigError(f'shortcut is {shortcut!r} with {depth} layers', 'Give a depth of 18 or 34')
-    if last_norm == 0: raise ConfigError('last_norm is 0 in a network without shortcuts', 'Give 1, or nothing gets through')
+    if block is Bottleneck: raise ConfigError(f'{depth} layers need their shortcuts', 'Give a depth of 18 or 34')
+    if last_norm == 0: raise ConfigError('last_norm is 0 in a network without shortcuts', 'Give 1')
     return _PlainBlock,layers
 
 def tiny_resnet(
     depth:int=18, # 18, 34, 50, 101 or 152 layers
     n_out:int=200, # Number of classes
     stem:str='small', # 'small': 3x3, stride 1, no max-pool; 'imagenet': 7x7, stride 2, max-pool; 'patch': 4x4, stride 4
-    last_norm:float=1., # Where the weights of each block's last norm start; at 0 the block starts as the identity (zero-init)
-    shortcut:str='conv', # Where a block halves the map: 'conv' with stride 2, or 'pool' first (ResNet-D). 'none': no block has one
+    last_norm:float=1., # Where the weights of each block's last norm start; 0: the block is the identity (zero-init)
+    shortcut:str='conv', # Where a block halves the map: 'conv' of stride 2, or 'pool' first (ResNet-D); 'none' anywhere
     se:bool=False, # Squeeze and excitation at the end of each block: weigh the channels by what the whole map holds
     act:type=nn.ReLU # Makes the activation; it has to take `inplace`
 ) -> nn.Module: # Takes n x 3 x 64 x 64 (other sizes work), gives n x `n_out` logits
@@ -110,7 +110,7 @@ archs = {'resnet18': {},
 def tiny_resnet18(
     n_out:int=200, # Number of classes
     stem:str='small', # 'small': 3x3, stride 1, no max-pool; 'imagenet': 7x7, stride 2, max-pool; 'patch': 4x4, stride 4
-    last_norm:float=1., # Where the weights of each block's last norm start; at 0 the block starts as the identity (zero-init)
+    last_norm:float=1., # Where the weights of each block's last norm start; 0: the block is the identity (zero-init)
     arch:str='resnet18' # A name from `archs`
 ) -> nn.Module: # Takes n x 3 x 64 x 64 (other sizes work), gives n x `n_out` logits
     "`tiny_resnet` with 18 layers, or another network that has a name. Raises `ConfigError` for other names and stems"
@@ -155,7 +155,7 @@ class ConvBlock(_Block):
 
 # %% ../nbs/api/07_models.ipynb #6df6f098
 class SeparableConvBlock(_Block):
-    """Depthwise convolution (each channel by itself), pointwise convolution (1x1, across channels), batch norm, activation.
+    """Depthwise convolution (in each channel), pointwise convolution (1x1, across channels), batch norm, activation.
     Chollet 2016, https://arxiv.org/abs/1610.02357"""
     def __init__(self,
         ni:int, # Channels in
@@ -181,7 +181,7 @@ class TransitionBlock(_Block):
 
 # %% ../nbs/api/07_models.ipynb #f5d44c5b
 class CIFAR10Net(_Block):
-    "The assignment's network for 32-pixel images: four stages of 16, 32, 64 channels, one dilated, one depthwise separable"
+    "The assignment's network for 32-pixel images: four stages of up to 64 channels, one dilated, one separable"
     def __init__(self,
         n_out:int=10, # Number of classes
         dropout:float=0. # Probability of zeroing a value, after every block, 0 to 1
@@ -312,7 +312,7 @@ class _Follower(torch.fx.Interpreter):
         inputs = [o for o in node.all_input_nodes if o in self.fields]
         if node.op == 'placeholder': self.fields[node] = _Field(*np.array([[1,1], [0,0], [0,0]]))
         elif inputs and not isinstance(out, (int, torch.Size)): self.fields[node] = self.field(node, inputs, out)
-        if node.op == 'call_module' and torch.is_tensor(out): self.add_row(node, out)
+        if torch.is_tensor(out) and (node.op == 'call_module' or isinstance(out, nn.Parameter)): self.add_row(node, out)
         return out
 
     def field(self, node, inputs, out):
@@ -338,10 +338,13 @@ class _Follower(torch.fx.Interpreter):
     def add_row(self, node, out):
         "A row of the table"
         layer,field = self.fetch_attr(node.target),self.fields.get(node)
-        new = [p for p in layer.parameters() if p not in self.counted]
+        own = [layer] if node.op == 'get_attr' else layer.parameters()  # a parameter that a module uses by itself
+        new = [p for p in own if p not in self.counted]
         self.counted.update(new)
-        macs = layer.weight[0].numel()*out.numel() if isinstance(layer, (nn.Conv2d, nn.Linear)) else 0  # a kernel for each value
-        self.rows.append(dict(layer=node.target, type=type(layer).__name__, output=tuple(out.shape[1:]),
+        multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
+        macs = layer.weight[0].numel()*out.numel() if multiplies else 0  # each value put out takes a kernel
+        output = () if node.op == 'get_attr' else tuple(out.shape[1:])
+        self.rows.append(dict(layer=node.target, type=type(layer).__name__, output=output,
             parameters=sum(p.numel() for p in new), macs=macs,
             stride=field and _one_or_two(field.stride), receptive_field=field and _one_or_two(field.side)))
 
@@ -356,7 +359,7 @@ def _traced(model):
 def summary_table(
     model:nn.Module, # A network that takes a batch of images with three channels; it is left as it was
     size:int=64 # Side of the images, in pixels
-) -> pd.DataFrame: # layer, type, output (channels, height, width), parameters, macs, stride and receptive_field (pixels)
+) -> pd.DataFrame: # layer, type, output (channels, height, width), parameters, macs, stride, receptive_field (pixels)
     """What each layer puts out, what it costs and how much of the image it sees, in the order in which the layers run.
     Fields are those of the unlimited plane, so they may be wider than the image; missing where they cannot be followed.
     Raises `ConfigError` for a network that torch.fx cannot trace, or that does not take images of this size"""
@@ -391,5 +394,5 @@ def smallest_size(
         for m in model.modules():
             if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1: hooks.callback(m.register_forward_hook(note).remove)
         found = next((o for o in range(1, most+1) if enough(o)), None)
-    if found is None: raise ConfigError(f'no size up to {most} leaves more than one position', 'Give a network with fewer strides')
+    if not found: raise ConfigError(f'no size up to {most} leaves more than one position', 'Use fewer strides')
     return found
