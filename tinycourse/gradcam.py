@@ -22,7 +22,7 @@ from torchvision.transforms.functional import gaussian_blur
 from fastai.vision.all import Learner, patch
 from .core import ConfigError, DataError
 from .data import open_image, tiny_stats
-from .interpret import misclassified, plain_batch
+from .interpret import plain_batch
 from .models import did_you_mean, eval_mode, plain_model
 
 # %% ../nbs/api/14_gradcam.ipynb #61464a3c
@@ -235,7 +235,8 @@ def _logits(self:GradCAM, x):
     try: return self.model(x)
     except torch.cuda.OutOfMemoryError: raise
     except RuntimeError as e:
-        cause = f'the network does not take a batch of shape {tuple(x.shape)} ({e})'
+        said = ' '.join(str(e).split())
+        cause = f'the network does not take a batch of shape {tuple(x.shape)} ({said})'
         raise ConfigError(cause, 'Give images like those that it was trained on') from e
 
 # %% ../nbs/api/14_gradcam.ipynb #c6870353

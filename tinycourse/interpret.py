@@ -92,8 +92,9 @@ def plot_misclassified(
     "The most confident mistakes: the wrong prediction with its probability, the truth, the file name"
     wrong = misclassified(learn)[:n]
     if wrong.empty:
-        fig = plt.figure(figsize=(4,1))
-        fig.text(.5, .5, 'No mistakes', ha='center', va='center')
+        fig,ax = plt.subplots(figsize=(4,1))
+        ax.axis('off')
+        ax.text(.5, .5, 'No mistakes', ha='center', va='center')
         return fig
     _,images = plain_batch(learn, wrong.idx)
     fig,axs = _grid(len(wrong), ncols)

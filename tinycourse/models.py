@@ -370,7 +370,8 @@ def summary_table(
         follower = _Follower(_traced(model))
         try: follower.run(x)
         except RuntimeError as e:
-            cause = f'the network does not take images of {size} x {size} pixels ({e})'
+            said = ' '.join(str(e).split())
+            cause = f'the network does not take images of {size} x {size} pixels ({said})'
             raise ConfigError(cause, 'Give the size that it was made for') from None
     columns = ['layer', 'type', 'output', 'parameters', 'macs', 'stride', 'receptive_field']
     return pd.DataFrame(follower.rows, columns=columns)
