@@ -10,9 +10,10 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Callable
 
 import albumentations as alb, cv2, pandas as pd, torch
-from fastai.vision.all import Learner, TrainEvalCallback
+from fastai.vision.all import DataLoaders
 from fastprogress.fastprogress import progress_bar
 from .augment import AlbumentationsTransform, aug_flip, pad_crop_flip
 from .core import ConfigError, best_device, best_precision, device_report, seed_everything
@@ -23,23 +24,33 @@ from .models import tiny_resnet18
 from .packed import Pack, pack, packed_dls
 
 # %% ../nbs/api/16_bench.ipynb #e7d1bb10
+def _rates(contestants):
+    "What each contestant does in a second, in one round"
+    rates = {}
+    for name,work in contestants.items():
+        done,seconds = work()
+        if not done: raise ConfigError(f'{name} had no whole batch to work on', 'Give a smaller bs')
+        rates[name] = done/seconds
+    return rates
+
 def take_turns(
     contestants:dict, # Name -> function without arguments that works and returns (how much it did, seconds)
-    rounds:int=5, # How often each one's turn comes
+    rounds:int=5, # How often each one's turn comes, at least 1
     unit:str='images' # What the functions count
-) -> pd.DataFrame: # Index: name; columns: units per second (median of the rounds), lowest, highest, ratio (to the first contestant, median of the rounds)
-    "Let every contestant work once a round, in order, and compare within rounds: what disturbs the machine disturbs them alike"
+) -> pd.DataFrame: # Index: name; units per second (median of the rounds), lowest, highest, ratio to the first (median)
+    """Let every contestant work once a round, in order, and compare within rounds: what disturbs the machine
+    disturbs them alike. Raises `ConfigError` without a round, or if a contestant had nothing to do"""
     if rounds < 1: raise ConfigError(f'rounds is {rounds}', 'Give at least 1')
-    rates = pd.DataFrame([{k: done/seconds for k,(done,seconds) in ((k, f()) for k,f in contestants.items())}
-                          for _ in progress_bar(range(rounds), leave=False)])
+    rates = pd.DataFrame([_rates(contestants) for _ in progress_bar(range(rounds), leave=False)])
     ratios = rates.div(rates.iloc[:,0], axis=0)
-    return pd.DataFrame({f'{unit}_per_second': rates.median(), 'lowest': rates.min(), 'highest': rates.max(), 'ratio': ratios.median()}).rename_axis('contestant')
+    columns = dict(lowest=rates.min(), highest=rates.max(), ratio=ratios.median())
+    return pd.DataFrame({f'{unit}_per_second': rates.median(), **columns}).rename_axis('contestant')
 
 # %% ../nbs/api/16_bench.ipynb #3c47c13a
 def _eat(
     dl, # A data loader, fastai's or PyTorch's
     batches:int # How many to count, if it has so many
-) -> tuple: # Pictures, seconds
+) -> tuple: # Images, seconds
     it,n = iter(dl),0
     for _ in range(min(5, len(dl)//3)): next(it)
     start = time.perf_counter()
@@ -50,9 +61,11 @@ def _torchvision(path, bs, num_workers):
     "ImageFolder with v2 transforms: shift, flip, normalize"
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
-    tfms = [v2.ToImage(), v2.RandomCrop(64, padding=8, padding_mode='reflect'), v2.RandomHorizontalFlip(),
-            v2.ToDtype(torch.float32, scale=True), v2.Normalize(*tiny_stats)]
-    return torch.utils.data.DataLoader(ImageFolder(Path(path)/'train', transform=v2.Compose(tfms)), bs, shuffle=True, drop_last=True, num_workers=num_workers)
+    shift = v2.RandomCrop(64, padding=8, padding_mode='reflect')
+    floats = v2.ToDtype(torch.float32, scale=True)
+    tfms = v2.Compose([v2.ToImage(), shift, v2.RandomHorizontalFlip(), floats, v2.Normalize(*tiny_stats)])
+    images = ImageFolder(Path(path)/'train', transform=tfms)
+    return torch.utils.data.DataLoader(images, bs, shuffle=True, drop_last=True, num_workers=num_workers)
 
 def _albumentations():
     "The same for albumentations: shift, flip"
@@ -61,13 +74,15 @@ def _albumentations():
 
 def _gather(p, bs, batches):
     "Bytes of random batches, and nothing else"
-    x,start = p.on(torch.device('cpu')),time.perf_counter()
+    x = p.on(torch.device('cpu'))
+    start = time.perf_counter()
     for _ in range(batches): x.index_select(0, torch.randint(len(x), (bs,)))
     return bs*batches,time.perf_counter()-start
 
+# %% ../nbs/api/16_bench.ipynb #46a1efb4
 def bench_input(
     path:str|Path, # Root of a Tiny ImageNet tree
-    bs:int=256, # Pictures per batch
+    bs:int=256, # Images per batch
     batches:int=12, # Batches of a turn for those that open files; packed data gets ten times as many
     rounds:int=3, # Turns of each contestant
     num_workers:int=2, # Worker processes of those that open files
@@ -76,21 +91,22 @@ def bench_input(
     "Images a second of four input pipelines with the same augmentation, and of raw memory"
     p = packed or pack(path)
     tiny = partial(tiny_dls, path, bs, num_workers=num_workers)
-    files = {'DataBlock + albumentations': tiny(item_tfms=[_albumentations()]).train, 'DataBlock': tiny(batch_tfms=pad_crop_flip()).train,
-             'torchvision ImageFolder + v2': _torchvision(path, bs, num_workers)}
-    contestants = {**{k: partial(_eat, dl, batches) for k,dl in files.items()},
-                   'packed': partial(_eat, packed_dls(p, bs, batch_tfms=pad_crop_flip()).train, 10*batches),
-                   'memory, bytes only': partial(_gather, p, bs, 10*batches)}
+    loaders = {'DataBlock + albumentations': tiny(item_tfms=[_albumentations()]).train,
+               'DataBlock': tiny(batch_tfms=pad_crop_flip()).train,
+               'torchvision ImageFolder + v2': _torchvision(path, bs, num_workers)}
+    contestants = {k: partial(_eat, dl, batches) for k,dl in loaders.items()}
+    contestants['packed'] = partial(_eat, packed_dls(p, bs, batch_tfms=pad_crop_flip()).train, 10*batches)
+    contestants['memory, bytes only'] = partial(_gather, p, bs, 10*batches)
     return take_turns(contestants, rounds)
 
 # %% ../nbs/api/16_bench.ipynb #1a320609
 def bare_step(
-    model, # A network
-    loss_func, # Of predictions and targets
-    opt, # A torch optimizer
+    model:torch.nn.Module, # A network
+    loss_func:Callable, # Of predictions and targets
+    opt:torch.optim.Optimizer, # A torch optimizer
     precision:str, # 'fp32', 'bf16' or 'fp16'
     channels_last:bool # Whether the channels of a pixel lie side by side
-): # A function of a batch (x, y) that makes one training step
+) -> Callable: # A function of a batch (x, y) that makes one training step
     "Plain PyTorch: what a training loop has to do for each batch, and nothing else"
     device = next(model.parameters()).device.type
     dtype = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
@@ -99,71 +115,93 @@ def bare_step(
         if channels_last: x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, dtype=dtype) if dtype else nullcontext(): pred = model(x)
         scaler.scale(loss_func(pred.float(), y)).backward()
-        scaler.step(opt); scaler.update(); opt.zero_grad()
+        scaler.step(opt)
+        scaler.update()
+        opt.zero_grad()
     return step
 
-def _wait(device):
-    "Let the GPU finish what it was asked to do"
-    if torch.device(device).type == 'cuda': torch.cuda.synchronize()
+# %% ../nbs/api/16_bench.ipynb #935458fe
+def _clocked(device, work):
+    "Seconds that some work takes, the GPU's share too"
+    wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
+    wait()
+    start = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter()-start
+
+def _stepper(x, y, n_out, stem, batches, precision, last, compiled):
+    "A contestant: steps of a new network on one batch. The first step, which may compile, is made here"
+    order = torch.channels_last if last else torch.contiguous_format
+    model = tiny_resnet18(n_out, stem).to(x.device, memory_format=order)
+    if compiled: model.compile()
+    opt = torch.optim.SGD(model.parameters(), lr=.01, momentum=.9)
+    step = bare_step(model, torch.nn.CrossEntropyLoss(), opt, precision, last)
+    step(x, y)
+    def steps():
+        for _ in range(batches): step(x, y)
+    return lambda: (len(x)*batches, _clocked(x.device, steps))
 
 def bench_step(
     device:torch.device|str='cpu', # Where to compute
     stem:str='imagenet', # 'small' or 'imagenet'
-    bs:int=64, # Pictures per batch
-    size:int=64, # Side of the pictures in pixels
+    bs:int=64, # Images per batch
+    size:int=64, # Side of the images in pixels
     batches:int=4, # Steps of a turn
     rounds:int=3, # Turns of each contestant
     n_out:int=200, # Classes
     compile:bool=False # Also try `torch.compile`; the first step then takes a minute, and needs a C++ compiler
 ) -> pd.DataFrame: # As `take_turns`
     "Images a second of training steps of ResNet18 in several precisions and orders of memory"
-    x,y = torch.randn(bs, 3, size, size, device=device),torch.randint(n_out, (bs,), device=device)
+    x = torch.randn(bs, 3, size, size, device=device)
+    y = torch.randint(n_out, (bs,), device=device)
+    contestant = partial(_stepper, x, y, n_out, stem, batches)
     best = best_precision(device)
-    kinds = [(p, o, False) for p in dict.fromkeys(['fp32', best]) for o in (False, True)] + ([(best, True, True)] if compile else [])
-    def contestant(precision, last, compiled):
-        model = tiny_resnet18(n_out, stem).to(device, memory_format=torch.channels_last if last else torch.contiguous_format)
-        if compiled: model.compile()
-        step = bare_step(model, torch.nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=.01, momentum=.9), precision, last)
-        step(x, y)
-        def f():
-            _wait(device); start = time.perf_counter()
-            for _ in range(batches): step(x, y)
-            _wait(device); return bs*batches,time.perf_counter()-start
-        return f
-    return take_turns({f'{p}{", channels last" if o else ""}{", compiled" if c else ""}': contestant(p, o, c) for p,o,c in kinds}, rounds)
+    contestants = {}
+    for precision in dict.fromkeys(['fp32', best]):
+        contestants[precision] = contestant(precision, False, False)
+        contestants[f'{precision}, channels last'] = contestant(precision, True, False)
+    if compile: contestants[f'{best}, channels last, compiled'] = contestant(best, True, True)
+    return take_turns(contestants, rounds)
 
 # %% ../nbs/api/16_bench.ipynb #3bd1665d
 def _bare_epoch(dls, stem, precision):
-    "One epoch of plain PyTorch, without validation"
+    "One epoch of plain PyTorch, without validation: images, seconds"
     model = tiny_resnet18(len(dls.vocab), stem).to(dls.device)
     last = precision != 'fp32'
     if last: model = model.to(memory_format=torch.channels_last)
     opt = torch.optim.SGD(model.parameters(), lr=.01, momentum=.9, weight_decay=5e-4)
-    step,n = bare_step(model.train(), torch.nn.CrossEntropyLoss(label_smoothing=.1), opt, precision, last),0
-    _wait(dls.device); start = time.perf_counter()
-    for x,y in dls.train: step(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)); n += len(x)
-    _wait(dls.device); return n,time.perf_counter()-start
+    step = bare_step(model.train(), torch.nn.CrossEntropyLoss(label_smoothing=.1), opt, precision, last)
+    def epoch():
+        for x,y in dls.train: step(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor))
+    return len(dls.train)*dls.bs,_clocked(dls.device, epoch)
 
 def _fastai_epoch(dls, stem, precision):
-    "One epoch of the course's learner, without validation"
+    "One epoch of the course's learner, without validation: images, seconds"
     learn = tiny_learner(dls, stem=stem, precision=precision)
+    learn._do_epoch_validate = lambda *args, **kwargs: None
     with learn.no_bar(), learn.no_logging():
-        learn._do_epoch_validate = lambda *args, **kwargs: None
-        _wait(dls.device); start = time.perf_counter()
-        learn.fit(1)
-        _wait(dls.device); return len(dls.train)*dls.bs,time.perf_counter()-start
+        return len(dls.train)*dls.bs,_clocked(dls.device, lambda: learn.fit(1))
 
 def bench_fit(
-    dls, # `DataLoaders`
+    dls:DataLoaders, # Made by `tiny_dls` or `packed_dls`
     stem:str='imagenet', # 'small' or 'imagenet'
     precision:str|None=None, # 'fp32', 'bf16' or 'fp16'; None for what pays off on the device
     rounds:int=5 # Pairs of epochs
 ) -> pd.DataFrame: # As `take_turns`; 1 - ratio is the share of the time that fastai's loop and our callbacks take
     "Images a second of one training epoch, plain PyTorch's loop against the course's learner"
     precision = precision or best_precision(dls.device)
-    return take_turns({'plain PyTorch': partial(_bare_epoch, dls, stem, precision), 'tiny_learner': partial(_fastai_epoch, dls, stem, precision)}, rounds)
+    contestants = {'plain PyTorch': _bare_epoch, 'tiny_learner': _fastai_epoch}
+    return take_turns({k: partial(f, dls, stem, precision) for k,f in contestants.items()}, rounds)
 
 # %% ../nbs/api/16_bench.ipynb #c32ce761
+def _whole_epoch(dls, stem):
+    "One epoch with its validation: images, seconds"
+    seed_everything(0)
+    learn = tiny_learner(dls, stem=stem)
+    with learn.no_bar(), learn.no_logging(): seconds = _clocked(dls.device, lambda: learn.fit(1))
+    return len(dls.train)*dls.bs + len(dls.valid_ds),seconds
+
 def bench_epoch(
     path:str|Path, # Root of a Tiny ImageNet tree
     rounds:int=2, # Epochs of each kind
@@ -173,40 +211,49 @@ def bench_epoch(
     **kwargs # For `tiny_dls` and `packed_dls`: bs, classes, ...
 ) -> pd.DataFrame: # As `take_turns`
     "Images a second, training and validation together, of whole epochs from files and from packed data"
-    p,kw = packed or pack(path),dict(kwargs, batch_tfms=pad_crop_flip())
-    def epoch(dls):
-        seed_everything(0)
-        learn = tiny_learner(dls, stem=stem)
-        with learn.no_bar(), learn.no_logging():
-            _wait(dls.device); start = time.perf_counter()
-            learn.fit(1)
-            _wait(dls.device); return len(dls.train)*dls.bs + len(dls.valid_ds),time.perf_counter()-start
-    return take_turns({'files': partial(epoch, tiny_dls(path, num_workers=num_workers, **kw)), 'packed': partial(epoch, packed_dls(p, **kw))}, rounds)
+    augment = dict(batch_tfms=pad_crop_flip())
+    files = tiny_dls(path, num_workers=num_workers, **kwargs, **augment)
+    ready = packed_dls(packed or pack(path), **kwargs, **augment)
+    return take_turns({k: partial(_whole_epoch, o, stem) for k,o in dict(files=files, packed=ready).items()}, rounds)
 
 # %% ../nbs/api/16_bench.ipynb #5f56f004
 bench_parts = ['input', 'step', 'fit', 'epoch']
+
+def _check_bench(parts, bs, rounds, num_workers):
+    "Raise `ConfigError` for settings with which nothing can be measured"
+    odd = set(parts) - set(bench_parts)
+    choices = ', '.join(bench_parts)
+    if odd: raise ConfigError(f'there is nothing called {min(odd)!r} to measure', f'Choose from: {choices}')
+    for name,value,low in (('bs', bs, 1), ('rounds', rounds, 1), ('num_workers', num_workers, 0)):
+        if value is not None and value < low: raise ConfigError(f'{name} is {value}', f'Give at least {low}')
 
 def bench(
     data:str|Path='sample', # What `get_data` takes
     parts:list=bench_parts, # Which of the four measurements
     classes:int|None=None, # Keep the first N classes for `fit` and `epoch`; None for all
-    bs:int|None=None, # Pictures per batch; None for 256, or 64 below 20,000 pictures
+    bs:int|None=None, # Images per batch; None for 256, or 64 below 20,000 images
     rounds:int|None=None, # Turns of each contestant; None for 3, and 5 for `fit`
     num_workers:int=2, # Worker processes of those that open files
     stem:str='imagenet', # 'small' or 'imagenet'
     compile:bool=False # Let `torch.compile` take part in `step`
 ) -> dict: # Ready for JSON: machine and settings, and for each part a list of rows
     "Measure and show one table after the other; raises `ConfigError` or `DataError`"
-    if odd := set(parts) - set(bench_parts): raise ConfigError(f'there is nothing called {min(odd)!r} to measure', f'Choose from: {", ".join(bench_parts)}')
+    _check_bench(parts, bs, rounds, num_workers)
     path = get_data(data)
     p = pack(path)
-    bs = bs or (256 if len(p) > 20_000 else 64)
+    large = len(p) > 20_000
+    bs = bs or (256 if large else 64)
+    turns = rounds or 3
     dls = packed_dls(p, bs=bs, classes=classes, batch_tfms=pad_crop_flip())
-    run = dict(input=lambda: bench_input(path, bs, batches=12 if len(p) > 20_000 else 6, rounds=rounds or 3, num_workers=num_workers, packed=p),
-               step=lambda: bench_step(best_device(), stem, bs=min(bs, 64), rounds=rounds or 3, compile=compile),
+    n = len(dls.train_ds)
+    if bs > n: raise ConfigError(f'bs is {bs}, and there are {n} training images', 'Give a smaller bs')
+    shared = dict(num_workers=num_workers, packed=p)
+    run = dict(input=lambda: bench_input(path, bs, 12 if large else 6, turns, **shared),
+               step=lambda: bench_step(best_device(), stem, min(bs, 64), rounds=turns, compile=compile),
                fit=lambda: bench_fit(dls, stem, rounds=rounds or 5),
-               epoch=lambda: bench_epoch(path, rounds=rounds or 3, num_workers=num_workers, packed=p, stem=stem, bs=bs, classes=classes))
-    res = dict(machine=device_report(), data=Path(str(data)).name, classes=classes, batch_size=bs, num_workers=num_workers, stem=stem)
+               epoch=lambda: bench_epoch(path, turns, stem=stem, bs=bs, classes=classes, **shared))
+    res = dict(machine=device_report(), data=Path(str(data)).name, classes=classes, batch_size=bs,
+               num_workers=num_workers, stem=stem)
     for part in parts:
         df = run[part]()
         print(f'{part}\n{df.round(2).to_string()}\n', flush=True)
