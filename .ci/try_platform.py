@@ -2,8 +2,9 @@
 
     python .ci/try_platform.py colab|kaggle [--own-torch]
 
-Makes `.venv-colab` or `.venv-kaggle` from the pins in `.ci/NAME.txt`, installs the wheel, for which pip may change none
-of them but those marked `# renewed`, runs lesson 01 on the sample, and exports and loads what it trained. torch is the one of requirements-dev.txt, so that it need not be fetched again; `--own-torch` takes the platform's.
+Makes `.venv-colab` or `.venv-kaggle` from the pins in `.ci/NAME.txt`, installs the wheel, for which pip may change
+none of them but those marked `# renewed`, runs lesson 01 on the sample, and exports and loads what it trained.
+torch is the one of requirements-dev.txt, so that it need not be fetched again; `--own-torch` takes the platform's.
 """
 import argparse, json, os, re, shutil, subprocess, sys, tempfile, time, venv
 from pathlib import Path
@@ -35,21 +36,24 @@ def name(requirement: str) -> str:
 def read_pins(file: Path) -> tuple:
     "Package -> version, and the packages marked `# renewed`"
     lines = [l for l in file.read_text(encoding='utf-8').splitlines() if re.match(r'[\w.-]+==', l)]
-    return {name(l): re.split('[ ;#]', l.split('==')[1])[0] for l in lines}, {name(l) for l in lines if '# renewed' in l}
+    pins = {name(l): re.split('[ ;#]', l.split('==')[1])[0] for l in lines}
+    return pins, {name(l) for l in lines if '# renewed' in l}
 
 
 def lend_records(python: Path):
-    "Lesson 01 quotes a record, and the wheel has none yet. Delete this function when the wheel brings the records along"
-    site = Path(subprocess.check_output([str(python), '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], text=True).strip())
-    if (site/'tinycourse'/'notebooks').exists(): sys.exit('the wheel has notebooks now: delete lend_records from .ci/try_platform.py')
+    "Lesson 01 quotes a record, and the wheel has none yet. Delete this function when the wheel brings them along"
+    code = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+    site = Path(subprocess.check_output([python, '-c', code], text=True).strip())
+    if (site/'tinycourse'/'notebooks').exists(): sys.exit('the wheel has notebooks: delete lend_records')
     shutil.copytree(ROOT/'nbs'/'results', site/'nbs'/'results', dirs_exist_ok=True)
 
 
 def timed(words: str, *cmd, cwd=ROOT) -> str:
     "Run a command; one line that says how long it took, or its last words and the end"
     t = time.time()
-    r = subprocess.run([str(c) for c in cmd], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
-                       env={**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore'})
+    env = {**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore'}
+    r = subprocess.run([str(c) for c in cmd], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       text=True, errors='replace')
     if r.returncode: sys.exit(f'{words}: FAILED\n' + '\n'.join(r.stdout.strip().splitlines()[-30:]))
     print(f'  {words:<60} {time.time()-t:6.1f} s', flush=True)
     return r.stdout
@@ -58,7 +62,8 @@ def timed(words: str, *cmd, cwd=ROOT) -> str:
 def check_wheel(pip: list, wheel: Path, pins: dict, renewed: set):
     "Stop if pip would change other pins than it may"
     said = timed('what pip would change', *pip, 'install', '--dry-run', '--report', '-', wheel)
-    would = {name(o['metadata']['name']): o['metadata']['version'] for o in json.loads(said[said.index('{'):])['install']}
+    packages = [o['metadata'] for o in json.loads(said[said.index('{'):])['install']]
+    would = {name(o['name']): o['version'] for o in packages}
     would.pop('tinycourse')
     print('    ' + (', '.join(f'{k} {pins.get(k, "(new)")} -> {v}' for k, v in would.items()) or 'nothing'))
     odd = renewed.symmetric_difference(set(would) & set(pins))
