@@ -200,7 +200,8 @@ def timed(name: str, f):
     return name, error
 
 
-CHECKS = [check_clean, check_manners, check_numbers, check_widths, check_exports, check_records, check_site, check_gpu]
+CHECKS = [check_clean, check_manners, check_numbers, check_widths, check_exports, check_records, check_site]
+BESIDE = [check_gpu]  # takes long, so it runs beside the notebooks
 
 
 def main():
@@ -218,6 +219,7 @@ def main():
     env = {**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'OMP_NUM_THREADS': str(threads), 'PYTHONWARNINGS': 'ignore'}
 
     checks = [] if args.names else [check_exports_latest] if args.latest else CHECKS
+    beside = [] if args.names or args.latest else BESIDE
     if checks: print('==> Checking the tree', flush=True)
     results = [timed(c.__doc__, c) for c in checks]
 
@@ -228,11 +230,12 @@ def main():
     one = lambda nb: timed(nb.relative_to(NBS).as_posix(),
                            lambda: run(sys.executable, '-c', NBDEV_TEST, nb, args.flags, env=env, timeout=LIMIT))
     t = time.time()
-    with ThreadPoolExecutor(workers) as pool: results += pool.map(one, nbs)
+    jobs = [lambda c=c: timed(c.__doc__, c) for c in beside] + [lambda nb=nb: one(nb) for nb in nbs]
+    with ThreadPoolExecutor(workers) as pool: results += pool.map(lambda job: job(), jobs)
 
     failed = [n for n, e in results if e is not None and not isinstance(e, Skip)]
     skipped = [n for n, e in results if isinstance(e, Skip)]
-    print(f'==> {len(nbs)} notebooks executed in {time.time()-t:.0f} s, {len(checks)} checks; {time.time()-start:.0f} s in all')
+    print(f'==> {len(nbs)} notebooks executed in {time.time()-t:.0f} s, {len(checks+beside)} checks; {time.time()-start:.0f} s in all')
     for n in failed: print(f'    failed: {n}')
     print(f'{len(results)-len(failed)-len(skipped)} passed, {len(failed)} failed' + (f', {len(skipped)} skipped' if skipped else ''))
     sys.exit(bool(failed))
