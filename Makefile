@@ -28,8 +28,9 @@ train: $(STAMP)  ## Train on the built-in sample: a minute or two (ARGS="--epoch
 test: $(STAMP)  ## Run every check (NB=lessons/01 for one notebook, FLAGS="slow cuda" for all cells)
 	@$(BIN)/python .ci/test.py --flags "$(FLAGS)" $(NB)
 
-docs: $(STAMP)  ## Build docs/ and README.md from the notebooks
-	@echo "==> Building docs/ and README.md from the notebooks: about half a minute"
+docs: $(STAMP)  ## Build docs/, README.md and the students' edition from the notebooks
+	@echo "==> Building docs/, README.md and tinycourse/notebooks: about half a minute"
+	@$(BIN)/python .ci/students.py
 	@$(BIN)/python .ci/docs.py
 
 export: $(STAMP)  ## Write tinycourse/*.py from the notebooks

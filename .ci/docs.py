@@ -13,13 +13,14 @@ from pathlib import Path
 os.environ['IN_TEST'] = '1'  # as nbdev sets it: a notebook that is processed exports nothing
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from execnb.nbio import read_nb, write_nb
+from execnb.nbio import mk_cell, read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html, nbglob
-from nbdev.processors import FilterDefaults
+from nbdev.process import NBProcessor
 from nbdev.quarto import refresh_quarto_yml
 
-import links, readme
+import apidocs, links, polish, readme
+from tinycourse.lessons import badges, is_exercise, with_solution, without_solution
 
 cfg = get_config()
 ROOT, NBS = cfg.config_path, cfg.nbs_path
@@ -36,6 +37,23 @@ def unlink_code(md: str) -> str:
     return re.sub(r'^```.*?^```', lambda m: re.sub(r'\[(`[^`]+`)\]\([^)]*\)', r'\1', m[0]), md, flags=re.M | re.S)
 
 
+def for_readers(nb, name: str):
+    "A lesson as the site shows it: badges under the title, stubs for solutions, and the solutions folded below the checks"
+    cells, solved = [], None
+    for cell in nb.cells:
+        if cell.cell_type == 'code' and is_exercise(cell.source):
+            solved = with_solution(re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M))
+            cell.source = without_solution(cell.source)
+            cells.append(cell)
+        elif cell.cell_type == 'code' and solved:
+            cells += [cell, mk_cell(f'<details><summary>Solution</summary>\n\n```python\n{solved}\n```\n\n</details>', 'markdown')]
+            solved = None
+        else: cells.append(cell)
+    cells.insert(1, mk_cell(badges(name), 'markdown'))
+    nb.cells = type(nb.cells)(cells)
+    for i, cell in enumerate(nb.cells): cell.idx_ = i
+
+
 def stage(dest: Path):
     "Process every notebook into `dest`, and copy the files beside them"
     for f in sorted(nbglob(file_glob='', skip_file_re=r'^\.', as_path=True)):
@@ -45,7 +63,8 @@ def stage(dest: Path):
             shutil.copy(f, to)
             continue
         nb = read_nb(f)
-        try: FilterDefaults()(nb)
+        if f.parent.name == 'lessons': for_readers(nb, f.stem)
+        try: NBProcessor(nb=nb, procs=apidocs.processors()).process()
         except Exception as e: sys.exit(f'{f.relative_to(ROOT)}: {e}\n{e.__cause__!r}')
         nb.metadata.pop('widgets', None)
         for out in (o for c in nb.cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
@@ -111,11 +130,11 @@ def finish(site: Path, widths: dict):
     for name, text in pages.items():
         page = page_url(name)
         text = re.sub(r'src="data:image/(png|jpeg|gif);base64,([^"]+)"', lambda m: picture(page, m), text)
-        text = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Picture made by the code above" ', text)
         text = re.sub(r'\b(href|src)="([^"]*)"', lambda m: link(page, m), text)
         text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>',
                       lambda m: mathml(m[2], m[1] == 'display'), text, flags=re.S)
         text = re.sub(r'\s*<(link|script)\b[^>]*/katex@[^>]*>(</script>)?', '', text)
+        text = polish.polish(text, SITE + page.removesuffix('index.html'))
         (site/name).unlink()
         assert not (site/page).exists(), f'two notebooks would become {page}'
         (site/page).write_text(text, encoding='utf-8')
@@ -128,7 +147,9 @@ def finish(site: Path, widths: dict):
             path, hash_, frag = entry[key].partition('#')
             entry[key] = page_url(path) + hash_ + frag
     (site/'search.json').write_text(json.dumps(search, ensure_ascii=False, indent=0), encoding='utf-8')
-    (site/'sitemap.xml').unlink(missing_ok=True)  # it holds the time of the build
+    (site/'sitemap.xml').write_text(polish.sitemap([SITE + page_url(n).removesuffix('index.html') for n in pages]), encoding='utf-8')
+    index = (site/'index.html').read_text(encoding='utf-8')
+    (site/'404.html').write_text(polish.not_found(index, cfg.doc_baseurl.rstrip('/') + '/'), encoding='utf-8')
     (site/'.nojekyll').touch()
 
 

@@ -18,10 +18,11 @@ WIDTH = {'api': 120}  # characters in a line of code, by folder of nbs/; 88 in a
 TOO_WIDE = """
 api/00_core api/01_sample api/03_external api/04_data api/05_augment api/06_packed api/07_models
 api/08_schedule api/09_lr_find api/10_regularize api/11_history api/12_learner api/13_interpret api/14_gradcam
-api/15_distributed api/16_bench api/17_train api/18_experiments api/19_records api/30_cli api/31_all
-lessons/01_see_it_work lessons/02_know_your_data lessons/03_augmentation lessons/04_residual_networks
-lessons/05_finding_a_learning_rate lessons/06_schedules lessons/07_regularization lessons/08_fifty_epochs
-lessons/09_why_does_it_fail lessons/10_where_does_it_look lessons/11_faster lessons/13_cifar10 index
+api/15_distributed api/16_bench api/17_train api/18_experiments api/19_records api/20_lessons api/30_cli
+api/31_all lessons/01_see_it_work lessons/02_know_your_data lessons/03_augmentation
+lessons/04_residual_networks lessons/05_finding_a_learning_rate lessons/06_schedules lessons/07_regularization
+lessons/08_fifty_epochs lessons/09_why_does_it_fail lessons/10_where_does_it_look lessons/11_faster
+lessons/13_cifar10 index
 """.split()  # notebooks with wider lines still; the list can only shrink
 LONGEST = """
 api/17_train api/30_cli api/15_distributed lessons/10_where_does_it_look lessons/09_why_does_it_fail
@@ -178,6 +179,27 @@ sys.exit('\\n'.join(record_faults(rows, records_folder(), quoted)) or None)
     run(sys.executable, '-c', code)
 
 
+def check_students():
+    "Students' edition in step"
+    run(sys.executable, ROOT/'.ci'/'students.py', '--check')
+
+
+def check_exercises():
+    "Exercises checked by wrong answers"
+    code = """
+import json, sys
+from pathlib import Path
+from tinycourse.lessons import lesson_exercises
+bad, n = [], 0
+for p in sorted(Path('nbs/lessons').glob('[0-9]*.ipynb')):
+    for o in lesson_exercises(json.loads(p.read_text(encoding='utf-8'))):
+        n += 1
+        if 'check' not in o['check'] or not o['rejects']: bad.append(f'{p.name}: exercise {o["number"]} needs a check and a hidden cell with rejects(...)')
+sys.exit('\\n'.join(bad) or None)
+"""
+    run(sys.executable, '-c', code)
+
+
 def check_site():
     "Site and README in step"
     if sys.version_info < (3, 11): raise Skip('smalldocs, which builds the site, needs Python 3.11')
@@ -200,7 +222,8 @@ def timed(name: str, f):
     return name, error
 
 
-CHECKS = [check_clean, check_manners, check_numbers, check_widths, check_exports, check_records, check_site]
+CHECKS = [check_clean, check_manners, check_numbers, check_widths, check_exports, check_records, check_students,
+          check_exercises, check_site]
 BESIDE = [check_gpu]  # takes long, so it runs beside the notebooks
 
 

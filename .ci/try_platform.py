@@ -6,7 +6,7 @@ Makes `.venv-colab` or `.venv-kaggle` from the pins in `.ci/NAME.txt`, installs 
 none of them but those marked `# renewed`, runs lesson 01 on the sample, and exports and loads what it trained.
 torch is the one of requirements-dev.txt, so that it need not be fetched again; `--own-torch` takes the platform's.
 """
-import argparse, json, os, re, shutil, subprocess, sys, tempfile, time, venv
+import argparse, json, os, re, subprocess, sys, tempfile, time, venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,14 +38,6 @@ def read_pins(file: Path) -> tuple:
     lines = [l for l in file.read_text(encoding='utf-8').splitlines() if re.match(r'[\w.-]+==', l)]
     pins = {name(l): re.split('[ ;#]', l.split('==')[1])[0] for l in lines}
     return pins, {name(l) for l in lines if '# renewed' in l}
-
-
-def lend_records(python: Path):
-    "Lesson 01 quotes a record, and the wheel has none yet. Delete this function when the wheel brings them along"
-    code = 'import sysconfig; print(sysconfig.get_path("purelib"))'
-    site = Path(subprocess.check_output([python, '-c', code], text=True).strip())
-    if (site/'tinycourse'/'notebooks').exists(): sys.exit('the wheel has notebooks: delete lend_records')
-    shutil.copytree(ROOT/'nbs'/'results', site/'nbs'/'results', dirs_exist_ok=True)
 
 
 def timed(words: str, *cmd, cwd=ROOT) -> str:
@@ -91,7 +83,6 @@ def main():
         timed('no older wheel', *pip, 'uninstall', '-y', 'tinycourse')
         check_wheel(pip, wheel, pins, renewed)
         timed('wheel installed', *pip, 'install', wheel)
-        lend_records(python)
         timed('execnb, to run the lesson', *pip, 'install', '--no-deps', 'execnb==0.1.18')
         print('    ' + timed('lesson 01, export, load', python, '-c', RUN, LESSON, cwd=tmp).strip().splitlines()[-1])
     print(f'==> {args.platform}: all well')

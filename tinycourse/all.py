@@ -25,5 +25,6 @@ from .bench import *
 from .train import *
 from .experiments import *
 from .records import *
+from .lessons import *
 
 __all__ = [o for o in globals() if not o.startswith('_')]

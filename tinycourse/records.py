@@ -15,14 +15,15 @@ from pathlib import Path
 import pandas as pd, torch, yaml
 from .core import ConfigError, DataError, TinyCourseError, data_home
 from .experiments import experiments
-from .train import run_command, run_settings, train_run
+from .train import run_settings, train_run
 
 # %% ../nbs/api/19_records.ipynb #850ae5a0
-def records_folder() -> Path: # `nbs/results` of the repository
-    "Where the list and the records are; raises `DataError` where there is no repository around the package"
-    folder = Path(__file__).resolve().parent.parent/'nbs'/'results'
-    if not (folder/'records.yml').exists(): raise DataError(f'{folder} has no list of records', 'Clone the repository to see and make them')
-    return folder
+def records_folder() -> Path: # `nbs/results` of the repository, or the part of it that comes with the package
+    "Where the list and the records are; raises `DataError` if they are nowhere"
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent/'nbs'/'results', package/'notebooks'/'records'):
+        if (folder/'records.yml').exists(): return folder
+    raise DataError('this installation has no list of records', 'Install the course again, or clone its repository')
 
 @dataclasses.dataclass
 class Row:
@@ -42,7 +43,7 @@ class Row:
     def command(self) -> str: # A line for a shell
         "What makes this record"
         if self.make != 'train': return f'tinycourse records make {self.name}'
-        return run_command(run_settings(self.settings))
+        return run_settings(**self.settings).command
 
 def _with_seed(entry, seed):
     "The entry of the list for one seed"
@@ -163,7 +164,7 @@ def row_state(
         if not all((there/o).exists() for o in record_files): return 'old'  # made before runs kept their answers
         return 'done' if Record(there).run['command'] == row.command else 'other settings'
     n = _epochs(work/row.name) if row.make == 'train' else 0
-    return f'{n} of {run_settings(row.settings)["epochs"]} epochs' if n else 'missing'
+    return f'{n} of {run_settings(**row.settings).epochs} epochs' if n else 'missing'
 
 def records_table(
     rows:dict, # From `read_rows`

@@ -1,0 +1,75 @@
+"""What a finished page needs and smalldocs does not give: a skip link, names for figures, addresses for those who share it.
+
+Each function takes the text of a page and gives it back, so that they can be read, and left out, one by one.
+"""
+import html, re
+
+
+def skip_link(text: str) -> str:
+    "The first stop of the Tab key jumps over the navigation"
+    return re.sub(r'(<body[^>]*>)', r'\1<a class="skip-link" href="#quarto-document-content">Skip to the content</a>', text, count=1)
+
+
+def quiet_icons(text: str) -> str:
+    "Icons stand beside words; screen readers need not hear of them"
+    return re.sub(r'<i class="(bi[^"]*)" role="img"', r'<i class="\1" aria-hidden="true"', text)
+
+
+def table_corners(text: str) -> str:
+    "pandas puts an empty header into the corner of a table, where there is nothing to head"
+    return re.sub(r'<th([^>]*)>\s*(?:&nbsp;)?\s*</th>', r'<td\1></td>', text)
+
+
+def figure_names(text: str, title: str) -> str:
+    "Each figure is called after its page and section, and numbered, unless the notebook names it"
+    section, n = '', {}
+
+    def name(m):
+        nonlocal section
+        if m[1]:
+            section = html.unescape(re.sub(r'<[^>]+>', '', m[2])).strip()
+            return m[0]
+        if 'alt=' in m[0]: return m[0]
+        n[section] = n.get(section, 0) + 1
+        alt = f'{title}{": " if section else ""}{section}, figure {n[section]}'
+        return f'<img alt="{html.escape(alt)}" ' + m[0][5:]
+
+    return re.sub(r'<h([23])[^>]*>(.*?)</h\1>|<img [^>]*>', name, text, flags=re.S)
+
+
+def addresses(text: str, url: str, title: str) -> str:
+    "What a search engine and a chat that shows previews want to know"
+    description = re.search(r'<meta name="description" content="([^"]*)"', text)
+    tags = [f'<link rel="canonical" href="{url}">', f'<meta property="og:title" content="{html.escape(title)}">',
+            f'<meta property="og:url" content="{url}">', '<meta property="og:type" content="article">',
+            '<meta property="og:site_name" content="tinycourse">']
+    if description: tags.append(f'<meta property="og:description" content="{description[1]}">')
+    return text.replace('</head>', ''.join(tags) + '</head>', 1)
+
+
+def page_title(text: str) -> str:
+    found = re.search(r'<title>(.*?)(?: – [^<]*)?</title>', text)
+    return html.unescape(found[1]) if found else 'tinycourse'
+
+
+def polish(text: str, url: str) -> str:
+    "A page, complete"
+    title = page_title(text)
+    text = skip_link(quiet_icons(table_corners(text)))
+    return addresses(figure_names(text, title), url, title)
+
+
+def sitemap(urls: list) -> str:
+    "Every page, without times, so that two builds are equal"
+    rows = ''.join(f'<url><loc>{u}</loc></url>\n' for u in sorted(urls))
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{rows}</urlset>\n'
+
+
+def not_found(index: str, base: str) -> str:
+    "A page for addresses that do not exist, in the site's dress; its links are whole, for it may be shown anywhere"
+    body = '<h1>There is no such page</h1><p>It may have moved. The search field above knows every page, and the lessons are on the left.</p>'
+    text = re.sub(r'(<main[^>]*>).*?(</main>)', rf'\1{body}\2', index, flags=re.S)
+    text = re.sub(r'<title>.*?</title>', '<title>Not found – tinycourse</title>', text)
+    text = re.sub(r'<(link rel="canonical"|meta property="og:)[^>]*>', '', text)
+    text = text.replace('<meta name="smalldocs:offset" content="./">', f'<meta name="smalldocs:offset" content="{base}">')
+    return re.sub(r'\b(href|src)="(?![a-z]+:|#|/|")([^"]*)"', rf'\1="{base}\2"', text)
