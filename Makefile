@@ -7,12 +7,13 @@ ARGS   ?=
 NB     ?=
 FLAGS  ?=
 DATA   ?=
+ON     ?= colab kaggle
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help train test docs export clean lab test-latest records gpu-kit pins distclean
+.PHONY: help train test docs export clean lab test-latest test-colab records gpu-kit pins distclean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -44,6 +45,9 @@ test-latest:  ## Run the notebooks under the newest fastai, fastcore and nbdev
 	@.ci/setup "$(PYTHON)" "$(LATEST)" latest
 	@$(LATEST)/bin/python .ci/test.py --latest --flags "$(FLAGS)" $(NB)
 
+test-colab:  ## Try the wheel in environments as Colab and Kaggle have them (ON=colab for one)
+	@for p in $(ON); do "$(PYTHON)" .ci/try_platform.py $$p $(ARGS) || exit 1; done
+
 clean:  ## Strip notebooks of noise and delete everything a build left behind
 	@if [ -x $(BIN)/nbdev_clean ]; then $(BIN)/nbdev_clean; fi
 	@rm -rf _proc build dist *.egg-info
@@ -51,7 +55,7 @@ clean:  ## Strip notebooks of noise and delete everything a build left behind
 	@echo "==> Clean. Environments stay; 'make distclean' removes them too"
 
 distclean: clean  ## Also delete the environments
-	@rm -rf .venv .venv-latest
+	@rm -rf .venv .venv-latest .venv-colab .venv-kaggle
 
 records: $(STAMP)  ## Show the list of recorded runs (ARGS="run --minutes 60" makes what is missing)
 	@$(BIN)/tinycourse records $(ARGS)

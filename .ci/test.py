@@ -14,6 +14,21 @@ NBS, LIB = ROOT/'nbs', ROOT/'tinycourse'
 BIN = Path(sys.executable).parent
 LIMIT = int(os.environ.get('LIMIT', 1200))  # seconds that one notebook may take
 TREE = ['settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'nbs', 'tinycourse']
+WIDTH = {'api': 120}  # characters in a line of code, by folder of nbs/; 88 in all others
+TOO_WIDE = """
+api/00_core api/01_sample api/03_external api/04_data api/05_augment api/06_packed api/07_models
+api/08_schedule api/09_lr_find api/10_regularize api/11_history api/12_learner api/13_interpret api/14_gradcam
+api/15_distributed api/16_bench api/17_train api/18_experiments api/19_records api/20_lessons api/30_cli
+api/31_all lessons/01_see_it_work lessons/02_know_your_data lessons/03_augmentation
+lessons/04_residual_networks lessons/05_finding_a_learning_rate lessons/06_schedules lessons/07_regularization
+lessons/08_fifty_epochs lessons/09_why_does_it_fail lessons/10_where_does_it_look lessons/11_faster
+lessons/13_cifar10 index
+""".split()  # notebooks with wider lines still; the list can only shrink
+LONGEST = """
+api/17_train api/30_cli api/15_distributed lessons/10_where_does_it_look lessons/09_why_does_it_fail
+lessons/01_see_it_work lessons/07_regularization lessons/06_schedules lessons/05_finding_a_learning_rate
+lessons/13_cifar10 lessons/04_residual_networks lessons/03_augmentation api/12_learner api/09_lr_find api/11_history
+""".split()  # the notebooks that take longest, which start first, so that all processes end together
 NBDEV_TEST = 'import sys; from nbdev.test import nbdev_test as t; t.__wrapped__(path=sys.argv[1], flags=sys.argv[2], n_workers=0)'
 
 
@@ -24,6 +39,12 @@ def notebooks(names=()) -> list:
     "Every notebook of the course, or those whose path contains one of `names`"
     found = sorted(p for p in NBS.rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(NBS).parts))
     return [p for p in found if not names or any(n in p.as_posix() for n in names)]
+
+
+def starts(notebook: Path) -> int:
+    "The place of a notebook in the queue: the longest first"
+    name = notebook.relative_to(NBS).with_suffix('').as_posix()
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 def run(*cmd, cwd=ROOT, env=None, timeout=None) -> str:
@@ -86,6 +107,36 @@ def check_manners():
         words = json.dumps([{k: v for k, v in o.get('data', o).items() if not k.startswith('image')} for o in outs])
         bad += [f'{name}: an output names {h}, a folder of this machine' for h in here if h+'/' in words]
     assert not bad, '\n'.join(bad)
+
+
+def wide_lines(notebook: Path, limit: int) -> list:
+    "Lines of code with more characters than `limit`"
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    return [l for c in cells if c['cell_type'] == 'code' for l in ''.join(c['source']).splitlines() if len(l) > limit]
+
+
+def check_widths():
+    "Lines of code are not too wide"
+    limits = {p: WIDTH.get(p.relative_to(NBS).parent.as_posix(), 88) for p in notebooks()}
+    wide = {p.relative_to(NBS).with_suffix('').as_posix(): (wide_lines(p, n), n) for p, n in limits.items()}
+    bad = [f'{k}: {len(lines)} lines of code over {n} characters, such as {lines[0].strip()[:60]}'
+           for k, (lines, n) in wide.items() if lines and k not in TOO_WIDE]
+    bad += [f'{k} has no wide line now: delete it from TOO_WIDE in .ci/test.py' for k in TOO_WIDE if not wide.get(k, ([], 0))[0]]
+    assert not bad, '\n'.join(bad)
+
+
+def check_numbers():
+    "Numbers of api notebooks are unique"
+    by_number = {}
+    for p in sorted((NBS/'api').glob('*.ipynb')): by_number.setdefault(p.name.split('_')[0], []).append(p.name)
+    twice = [' and '.join(o) for o in by_number.values() if len(o) > 1]
+    assert not twice, f'one number, two modules, so that none comes first: {", ".join(twice)}'
+
+
+def check_gpu():
+    "The path of a GPU, on one that does not exist"
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
+    run(sys.executable, ROOT/'.ci'/'fake_cuda.py', env=env, timeout=LIMIT)
 
 
 def check_exports():
@@ -171,13 +222,18 @@ def timed(name: str, f):
     return name, error
 
 
+CHECKS = [check_clean, check_manners, check_numbers, check_widths, check_exports, check_records, check_students,
+          check_exercises, check_site]
+BESIDE = [check_gpu]  # takes long, so it runs beside the notebooks
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('names', nargs='*', help='run only notebooks whose path contains one of these')
     p.add_argument('--flags', default='', help='run cells with these flags too: slow, cuda')
     p.add_argument('--latest', action='store_true', help='the newest nbdev: leave out what only the pinned one can check')
     args = p.parse_args()
-    start, nbs = time.time(), notebooks(args.names)
+    start, nbs = time.time(), sorted(notebooks(args.names), key=starts)
     if not nbs: sys.exit(f'no notebook has {args.names} in its path')
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -185,7 +241,8 @@ def main():
     threads = max(1, cores//workers)
     env = {**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'OMP_NUM_THREADS': str(threads), 'PYTHONWARNINGS': 'ignore'}
 
-    checks = [] if args.names else [check_exports_latest] if args.latest else [check_clean, check_manners, check_exports, check_records, check_students, check_exercises, check_site]
+    checks = [] if args.names else [check_exports_latest] if args.latest else CHECKS
+    beside = [] if args.names or args.latest else BESIDE
     if checks: print('==> Checking the tree', flush=True)
     results = [timed(c.__doc__, c) for c in checks]
 
@@ -196,11 +253,12 @@ def main():
     one = lambda nb: timed(nb.relative_to(NBS).as_posix(),
                            lambda: run(sys.executable, '-c', NBDEV_TEST, nb, args.flags, env=env, timeout=LIMIT))
     t = time.time()
-    with ThreadPoolExecutor(workers) as pool: results += pool.map(one, nbs)
+    jobs = [lambda c=c: timed(c.__doc__, c) for c in beside] + [lambda nb=nb: one(nb) for nb in nbs]
+    with ThreadPoolExecutor(workers) as pool: results += pool.map(lambda job: job(), jobs)
 
     failed = [n for n, e in results if e is not None and not isinstance(e, Skip)]
     skipped = [n for n, e in results if isinstance(e, Skip)]
-    print(f'==> {len(nbs)} notebooks executed in {time.time()-t:.0f} s, {len(checks)} checks; {time.time()-start:.0f} s in all')
+    print(f'==> {len(nbs)} notebooks executed in {time.time()-t:.0f} s, {len(checks+beside)} checks; {time.time()-start:.0f} s in all')
     for n in failed: print(f'    failed: {n}')
     print(f'{len(results)-len(failed)-len(skipped)} passed, {len(failed)} failed' + (f', {len(skipped)} skipped' if skipped else ''))
     sys.exit(bool(failed))

@@ -1,0 +1,91 @@
+"""Does the wheel of this tree work where readers open the course? In an environment as Colab or Kaggle has it:
+
+    python .ci/try_platform.py colab|kaggle [--own-torch]
+
+Makes `.venv-colab` or `.venv-kaggle` from the pins in `.ci/NAME.txt`, installs the wheel, for which pip may change
+none of them but those marked `# renewed`, runs lesson 01 on the sample, and exports and loads what it trained.
+torch is the one of requirements-dev.txt, so that it need not be fetched again; `--own-torch` takes the platform's.
+"""
+import argparse, json, os, re, subprocess, sys, tempfile, time, venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LESSON = ROOT/'nbs'/'lessons'/'01_see_it_work.ipynb'
+TORCH = ('torch', 'torchvision')
+RUN = """
+import sys
+from execnb.nbio import read_nb
+from execnb.shell import CaptureShell
+shell = CaptureShell('.')
+shell.run_all(read_nb(sys.argv[1]), exc_stop=True)
+if shell.exc: raise shell.exc
+names = shell.user_ns
+names['learn'].export('lesson.pkl')
+from fastai.vision.all import load_learner
+image = names['tiny_items'](names['path']).path[0]
+with (again := load_learner('lesson.pkl')).no_bar(): answer = again.predict(image)[0]
+print(f"accuracy {names['accuracy']:.1%}; exported, loaded, and it says {answer!r}")
+"""
+
+
+def name(requirement: str) -> str:
+    "The package that a line asks for, as pip spells it"
+    return re.sub('[-_.]+', '-', re.match(r'[\w.-]+', requirement)[0]).lower()
+
+
+def read_pins(file: Path) -> tuple:
+    "Package -> version, and the packages marked `# renewed`"
+    lines = [l for l in file.read_text(encoding='utf-8').splitlines() if re.match(r'[\w.-]+==', l)]
+    pins = {name(l): re.split('[ ;#]', l.split('==')[1])[0] for l in lines}
+    return pins, {name(l) for l in lines if '# renewed' in l}
+
+
+def timed(words: str, *cmd, cwd=ROOT) -> str:
+    "Run a command; one line that says how long it took, or its last words and the end"
+    t = time.time()
+    env = {**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore'}
+    r = subprocess.run([str(c) for c in cmd], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       text=True, errors='replace')
+    if r.returncode: sys.exit(f'{words}: FAILED\n' + '\n'.join(r.stdout.strip().splitlines()[-30:]))
+    print(f'  {words:<60} {time.time()-t:6.1f} s', flush=True)
+    return r.stdout
+
+
+def check_wheel(pip: list, wheel: Path, pins: dict, renewed: set):
+    "Stop if pip would change other pins than it may"
+    said = timed('what pip would change', *pip, 'install', '--dry-run', '--report', '-', wheel)
+    packages = [o['metadata'] for o in json.loads(said[said.index('{'):])['install']]
+    would = {name(o['name']): o['version'] for o in packages}
+    would.pop('tinycourse')
+    print('    ' + (', '.join(f'{k} {pins.get(k, "(new)")} -> {v}' for k, v in would.items()) or 'nothing'))
+    odd = renewed.symmetric_difference(set(would) & set(pins))
+    if odd: sys.exit(f'{", ".join(sorted(odd))}: settings.ini and the marks `# renewed` in .ci/ disagree')
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('platform', choices=['colab', 'kaggle'])
+    p.add_argument('--own-torch', action='store_true', help="the platform's torch, not that of requirements-dev.txt")
+    args = p.parse_args()
+    (pins, renewed), (ours, _) = read_pins(ROOT/'.ci'/f'{args.platform}.txt'), read_pins(ROOT/'requirements-dev.txt')
+    if not args.own_torch: pins.update({k: ours[k] for k in TORCH})
+    home = ROOT/f'.venv-{args.platform}'
+    python = home/'bin'/'python'
+    pip = [python, '-m', 'pip', '-q', '--disable-pip-version-check']
+    print(f'==> {args.platform}: {len(pins)} pins, Python {sys.version.split()[0]}, torch {pins["torch"]}, '
+          f'fastai {pins["fastai"]}, fastcore {pins["fastcore"]}', flush=True)
+
+    if not python.exists(): venv.create(home, with_pip=True)
+    timed('pins installed', *pip, 'install', *(f'{k}=={v}' for k, v in pins.items()))
+    with tempfile.TemporaryDirectory() as tmp:
+        timed('wheel built', *pip, 'wheel', '--no-deps', '-w', tmp, ROOT)
+        wheel, = Path(tmp).glob('*.whl')
+        timed('no older wheel', *pip, 'uninstall', '-y', 'tinycourse')
+        check_wheel(pip, wheel, pins, renewed)
+        timed('wheel installed', *pip, 'install', wheel)
+        timed('execnb, to run the lesson', *pip, 'install', '--no-deps', 'execnb==0.1.18')
+        print('    ' + timed('lesson 01, export, load', python, '-c', RUN, LESSON, cwd=tmp).strip().splitlines()[-1])
+    print(f'==> {args.platform}: all well')
+
+
+if __name__ == '__main__': main()
