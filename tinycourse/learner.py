@@ -20,10 +20,10 @@ from torch.optim.sgd import sgd
 from .augment import AlbumentationsTransform, pad_crop_flip, assignment_augs
 from .core import ConfigError, TinyCourseError, atomic_write, best_precision, rng_state, set_rng_state
 from .history import ModelHistory
-from .models import tiny_resnet18
+from .models import did_you_mean, plain_model, tiny_resnet18
 from .packed import BatchResize
-from .regularize import EMA, BatchCutMix, BatchMixUp, L1Regularizer, RunUntil, plain_model
-from .schedule import OnceAFit, TrainingCallback, assignment_schedule, check_number, did_you_mean
+from .regularize import EMA, BatchCutMix, BatchMixUp, L1Regularizer, RunUntil
+from .schedule import OnceAFit, TrainingCallback, assignment_schedule, check_number
 
 # %% ../nbs/api/12_learner.ipynb #59b46f2b
 _basic = dict(schedule='one_cycle', lr=0.1, bs=None, moms=[0.95, 0.85, 0.95], pct_start=0.25, nesterov=False,
@@ -42,8 +42,8 @@ def _check_recipe(changes):
     "Raise `ConfigError` for a setting that a recipe does not have, or a value that cannot be"
     odd = set(changes) - set(_basic) - {'name'}
     if odd:
-        near = did_you_mean(min(odd), _basic)
-        raise ConfigError(f'a recipe has no setting {min(odd)!r}', f'{near}Settings are: {", ".join(_basic)}')
+        cure = did_you_mean(min(odd), _basic, f'Settings are: {", ".join(_basic)}')
+        raise ConfigError(f'a recipe has no setting {min(odd)!r}', cure)
     for k,choices in _choices.items():
         if changes.get(k, choices[0]) not in choices:
             raise ConfigError(f'{k} is {changes[k]!r}', f'Choose from: {", ".join(choices)}')
@@ -58,8 +58,8 @@ def get_recipe(
     (`course+mixup`). Raises `ConfigError` for unknown names or settings"""
     if isinstance(recipe, str):
         if recipe not in recipes:
-            near = did_you_mean(recipe, recipes)
-            raise ConfigError(f'there is no recipe {recipe!r}', f'{near}Choose from: {", ".join(recipes)}')
+            cure = did_you_mean(recipe, recipes, f'Choose from: {", ".join(recipes)}')
+            raise ConfigError(f'there is no recipe {recipe!r}', cure)
         return dict(copy.deepcopy(recipes[recipe]), name=recipe)
     _check_recipe(recipe)
     base = recipes.get(recipe.get('name', '').split('+')[0], _basic)

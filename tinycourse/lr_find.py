@@ -18,7 +18,8 @@ from fastai.callback.schedule import SchedExp, SchedLin, minimum, slide, steep, 
 from fastai.vision.all import (AvgMetric, AvgSmoothLoss, Callback, CancelFitException, CancelValidException, L, Learner,
                                accuracy, nn, patch, to_float)
 from .core import ConfigError, TinyCourseError, rng_state, set_rng_state
-from .schedule import check_number, did_you_mean
+from .models import did_you_mean
+from .schedule import check_number
 
 # %% ../nbs/api/09_lr_find.ipynb #8f171e3a
 def _tensor_undo(t):
@@ -230,8 +231,8 @@ def _functions(suggest):
     funcs = [_suggesters.get(f, f) if isinstance(f, str) else f for f in L(suggest)]
     odd = [f for f in funcs if not callable(f)]
     if not odd: return funcs
-    near = did_you_mean(odd[0], _suggesters)
-    raise ConfigError(f'there is no suggestion {odd[0]!r}', f'{near}Give {", ".join(_suggesters)}, or a function')
+    cure = did_you_mean(odd[0], _suggesters, f'Give {", ".join(_suggesters)}, or a function')
+    raise ConfigError(f'there is no suggestion {odd[0]!r}', cure)
 
 def _suggest(df, funcs, num_it):
     "What each of `funcs` makes of the sweep, trimmed as fastai does it"

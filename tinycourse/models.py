@@ -245,11 +245,11 @@ def eval_mode(
 def did_you_mean(
     word:str, # What was given
     choices:list, # What there is
-    otherwise:str='' # What to say if nothing there is like it
+    otherwise:str='' # What to say after it, or if nothing there is like it
 ) -> str: # A sentence, for the cure of an error
     "Name the three choices that look most like a misspelt word"
     near = get_close_matches(str(word), map(str, choices), 3, .4)
-    return f'Did you mean {" or ".join(near)}?' if near else otherwise
+    return f'Did you mean {" or ".join(near)}? {otherwise}'.strip() if near else otherwise
 
 # %% ../nbs/api/07_models.ipynb #5f7f7759
 class _Field(NamedTuple):

@@ -20,9 +20,10 @@ from .data import reporting_half, tiny_dls
 from .distributed import distributed_context, setup_distributed, teardown_distributed
 from .external import SOURCES, get_data
 from .gradcam import cam_panel
+from .history import LogLines, plain_output
 from .interpret import plot_misclassified, predictions
 from .learner import Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, recipes, tiny_learner
-from .models import archs, count_parameters, stems, tiny_resnet18
+from .models import archs, count_parameters, plain_model, smallest_size, stems, tiny_resnet18
 from .packed import pack, packed_dls
 from .regularize import EMA
 
@@ -41,7 +42,7 @@ def _save_weights(
     learn:Learner, # A trained learner
     path:Path # Such as model.pth
 ):
-    weights = {k: v.cpu().contiguous() for k,v in learn.model.state_dict().items()}
+    weights = {k: v.cpu().contiguous() for k,v in plain_model(learn.model).state_dict().items()}
     kept = dict(model=weights, arch=learn.arch, vocab=list(learn.dls.vocab))
     with atomic_write(path) as tmp: torch.save(kept, tmp)
 
@@ -365,19 +366,6 @@ def _saved_settings(
 # %% ../nbs/api/17_train.ipynb #fb0c02b6
 class Interrupted(TinyCourseError): "The run was stopped by its user"
 
-def _log_line(row): print('  '.join(f'{o:>10.4f}' if isinstance(o, float) else f'{o!s:>10}' for o in row), flush=True)
-
-def _in_notebook():
-    from fastcore.imports import IN_NOTEBOOK
-    return IN_NOTEBOOK
-
-def _plain_lines(learn):
-    "Where nobody watches a progress bar, print a line an epoch"
-    if sys.stdout.isatty() or _in_notebook() or not hasattr(learn, 'progress'): return
-    learn.remove_cb(ProgressCallback)
-    learn.logger = _log_line
-    _log_line(['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time'])
-
 @contextmanager
 def _stoppable(learn, epochs, out):
     "Ctrl-C, or a request to end (SIGTERM), becomes an error that says how to go on"
@@ -404,9 +392,10 @@ def _fit(
     if start >= s.epochs:
         keep.restore(learn)
         return [cb.after_fit() for cb in learn.cbs if isinstance(cb, EMA)]  # the average becomes the network
-    _plain_lines(learn)
+    lines = plain_output()
+    if lines and hasattr(learn, 'progress'): learn.remove_cb(ProgressCallback)
     with _stoppable(learn, s.epochs, out), distributed_context(learn):
-        learn.fit_recipe(s.epochs, s.lr, cbs=keep, start_epoch=start)
+        learn.fit_recipe(s.epochs, s.lr, cbs=[keep, *([LogLines()] if lines else [])], start_epoch=start)
 
 # %% ../nbs/api/17_train.ipynb #a6816143
 def _train_along(
@@ -442,6 +431,8 @@ def _say_what(
 ):
     "One line about the run that begins"
     source,machine,processes = learn.dls.source,device_report(),num_distrib()
+    if s.size and s.size < (least := smallest_size(learn.model)):
+        print(f'At {s.size} pixels some layers have a single position to look at; from {least} on they have more', flush=True)
     print(f'{learn.arch} ({learn.stem} stem), {source["classes"]} classes, {source["n_train"]:,} training and {source["n_valid"]:,} '
           f'validation images, {s.epochs} epochs, recipe {s.recipe["name"]}, on {machine["device_name"]} ({machine["device"]}, {learn.precision})'
           + f', {processes} processes'*(processes > 1), flush=True)
