@@ -40,7 +40,9 @@ def check(site: Path, root: Path, readme: Path) -> list:
             why, parts = '', urlsplit(url)
             if parts.scheme or parts.netloc: why = external(url, root)
             else:
-                to = (path.parent/unquote(parts.path)).resolve() if parts.path else path
+                base = get_config().doc_baseurl.rstrip('/') + '/'  # 404.html is shown at any depth, so its links begin there
+                at = site/parts.path[len(base):] if parts.path.startswith(base) else path.parent/unquote(parts.path)
+                to = at.resolve() if parts.path else path
                 if to.is_dir(): to = to/'index.html'
                 if not to.exists(): why = 'no such file'
                 elif parts.fragment and to in pages and unquote(parts.fragment) not in pages[to].ids: why = 'no such section'
