@@ -69,6 +69,7 @@ def not_found(index: str, base: str) -> str:
     "A page for addresses that do not exist, in the site's dress; its links are whole, for it may be shown anywhere"
     body = '<h1>There is no such page</h1><p>It may have moved. The search field above knows every page, and the lessons are on the left.</p>'
     text = re.sub(r'(<main[^>]*>).*?(</main>)', rf'\1{body}\2', index, flags=re.S)
+    text = re.sub(r'<nav id="TOC".*?</nav>', '', text, flags=re.S)
     text = re.sub(r'<title>.*?</title>', '<title>Not found – tinycourse</title>', text)
     text = re.sub(r'<(link rel="canonical"|meta property="og:)[^>]*>', '', text)
     text = text.replace('<meta name="smalldocs:offset" content="./">', f'<meta name="smalldocs:offset" content="{base}">')
