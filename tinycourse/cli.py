@@ -104,7 +104,7 @@ def _add_range_test(sub):
     p.set_defaults(run=_range_test)
 
 def _sweep(args, keys, name, find):
-    "Make a learner, let `find` look for a rate, keep the picture"
+    "Make a learner, let `find` look for a rate, keep the figure"
     from pathlib import Path
     import matplotlib
     matplotlib.use('agg')

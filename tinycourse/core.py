@@ -242,7 +242,7 @@ def peak_memory_mb(
 def source_commit(
     folder:str|Path|None=None # A folder of a git repository; None for the one of this file
 ) -> dict: # `commit` (None outside a repository) and `clean` (no tracked file was changed)
-    "Which commit the source is at"
+    "Which commit the source is at; `$TINYCOURSE_COMMIT` says it where the source came without its repository"
     folder = Path(folder or __file__).resolve()
     folder = folder if folder.is_dir() else folder.parent
     def git(*words):
@@ -250,7 +250,7 @@ def source_commit(
         return res.stdout.strip() if res.returncode == 0 else None
     try: tracked = git('ls-files', '--error-unmatch', '.')
     except OSError: tracked = None  # no git here
-    if tracked is None: return dict(commit=None, clean=None)
+    if tracked is None: return dict(commit=os.environ.get('TINYCOURSE_COMMIT'), clean=None)
     return dict(commit=git('rev-parse', 'HEAD'), clean=not git('status', '--porcelain', '--untracked-files=no'))
 
 # %% ../nbs/api/00_core.ipynb #20d17b34

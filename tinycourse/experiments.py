@@ -35,7 +35,7 @@ def experiment(
 # %% ../nbs/api/18_experiments.ipynb #6f23b9e2
 def finished_run(
     folder:Path # The folder of a finished run, with its checkpoint
-) -> tuple: # A `Learner` with its data, network and record (as `learn.record`), and the checkpoint
+) -> Learner: # With its data, its network and its last weights; its record as `learn.record`
     "A finished run, ready to be asked; raises `DataError` if its checkpoint is not here"
     cure = f'Make the run again: tinycourse records make {folder.name}'
     if not (folder/'checkpoint.pth').exists(): raise DataError(f'{folder} has no checkpoint', cure)
@@ -43,13 +43,11 @@ def finished_run(
     learn = run_learner(**state['info']['settings'])
     learn.record = json.loads((folder/'run.json').read_text())
     learn.model.load_state_dict(state['model'])
+    if hasattr(learn, 'ema'):
+        learn.ema.load_state_dict(state['cbs']['ema'])
+        learn.ema.lend(False)  # the checkpoint of an epoch was written while the average was in the network
     learn.model.eval()
-    return learn,state
-
-def _averaged(state):
-    "The average of the weights in a checkpoint, or None"
-    average = state['cbs'].get('ema', {}).get('average')
-    return average and {k.removeprefix('module.'): v for k,v in average.items() if k != 'n_averaged'}
+    return learn
 
 # %% ../nbs/api/18_experiments.ipynb #dad3c002
 @torch.no_grad()
@@ -96,10 +94,10 @@ def judge_runs(
     "Ask the last weights of each run about changed images, and its average about plain ones"
     rows = []
     for name in runs:
-        learn,state = finished_run(work/name)
+        learn = finished_run(work/name)
         row = {k: share_right(learn, **kw) for k,kw in judgements.items()}
-        if average := _averaged(state):
-            learn.model.load_state_dict(average)
+        if hasattr(learn, 'ema'):
+            learn.ema.lend(True)
             row['average'] = share_right(learn)
         rows.append(dict(run=name, recipe=learn.record['recipe']['name'], seed=learn.record['seed'], **row))
     pd.DataFrame(rows).to_csv(out/'judged.csv', index=False, float_format='%.6f')
@@ -120,8 +118,8 @@ def norm_weights(
     "Quantiles of the absolute weights of each block's last norm, after training"
     rows = []
     for name in runs:
-        learn,state = finished_run(work/name)
-        for key,w in state['model'].items():
+        learn = finished_run(work/name)
+        for key,w in learn.model.state_dict().items():
             if not key.endswith('bn2.weight'): continue
             block = key.removesuffix('.bn2.weight')
             rows.append(dict(run=name, seed=learn.record['seed'], block=block, **_norm_row(w)))
@@ -137,8 +135,8 @@ def score_heatmaps(
     curves:int=300 # Images for insertion and deletion, which cost 34 passes each
 ):
     "Score six kinds of heatmaps of a finished run on all its validation images, baselines beside them"
-    learn,state = finished_run(work/run)
-    learn.model.load_state_dict(_averaged(state) or state['model'])
+    learn = finished_run(work/run)
+    if hasattr(learn, 'ema'): learn.ema.lend(True)
     scores = cam_scores(learn, list(layers), n=len(learn.dls.valid_ds))
     some = cam_scores(learn, list(layers), n=curves, curves=True)
     columns = ['insertion', 'insertion_ci', 'deletion', 'deletion_ci']

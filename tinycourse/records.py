@@ -37,7 +37,7 @@ class Row:
     alone:bool=False # Its times are quoted, so nothing else may run beside it, and it gets all threads
     needs:list=dataclasses.field(default_factory=list) # Rows that have to be made first
     pages:list=dataclasses.field(default_factory=list) # Pages that quote it
-    keep:list=dataclasses.field(default_factory=list) # Pictures of the run that are kept too, such as gradcam.png
+    keep:list=dataclasses.field(default_factory=list) # Figures of the run that are kept too, such as gradcam.png
 
     @property
     def command(self) -> str: # A line for a shell

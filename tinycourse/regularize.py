@@ -123,13 +123,13 @@ class EMA(TrainingCallback):
         self.lent = False    # the network holds the average, and `average` the weights of the last step
 
     def before_fit(self):
-        self._lend(False)  # in case that Ctrl-C came while validating
+        self.lend(False)  # in case that Ctrl-C came while validating
         self.average = None
-    def before_train(self): self._lend(False)
-    def before_validate(self): self._lend(True)
+    def before_train(self): self.lend(False)
+    def before_validate(self): self.lend(True)
     def after_fit(self):
         "The average becomes the network"
-        self._lend(True)
+        self.lend(True)
         self.average = None
         self.lent = False
 
@@ -144,7 +144,9 @@ class EMA(TrainingCallback):
         return [o for o in (*net.parameters(), *net.buffers()) if o.is_floating_point()]
 
     @torch.no_grad()
-    def _lend(self, lend):
+    def lend(self,
+        lend:bool # True: the network has the average; False: it has its own last weights
+    ):
         "Exchange weights and average, unless that is how it is already"
         if self.average is None or lend == self.lent: return
         for weight,average in zip(self._weights(), self.average):
