@@ -67,7 +67,7 @@ def _cell(text) -> str:
 
 def _default(value) -> str:
     if value is inspect.Parameter.empty: return ''
-    if repr(value) == '<factory>': return ''
+    if repr(value) == '<factory>' or ' at 0x' in repr(value): return ''  # made anew each time
     name = getattr(value, '__name__', None)
     return name if name and callable(value) else repr(value)
 

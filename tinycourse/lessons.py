@@ -64,7 +64,8 @@ def _markdown(source): return dict(cell_type='markdown', metadata={}, source=sou
 
 def _code(source, **about):
     "A code cell without outputs; `about` is kept in its metadata"
-    return dict(cell_type='code', metadata=dict(tinycourse=about) if about else {}, source=source.splitlines(True), outputs=[], execution_count=None)
+    metadata = dict(tinycourse=about) if about else {}
+    return dict(cell_type='code', metadata=metadata, source=source.splitlines(True), outputs=[], execution_count=None)
 
 def badges(
     name:str # A lesson's file name without its ending
@@ -101,7 +102,8 @@ def lesson_exercises(
     for i,source in enumerate(sources):
         if not is_exercise(source): continue
         after = sources[i+1:i+3] + ['', '']
-        res.append(dict(number=len(res)+1, answer=source, check=after[0], rejects=after[1] if 'rejects(' in after[1] else ''))
+        tried = after[1] if 'rejects(' in after[1] else ''
+        res.append(dict(number=len(res)+1, answer=source, check=after[0], rejects=tried))
     return res
 
 def student_notebook(
@@ -116,15 +118,17 @@ def student_notebook(
         if cell['cell_type'] == 'markdown': cells.append(_markdown(_links(source)))
         elif is_exercise(source):
             number,solved = number+1,with_solution(_plain(source))
-            cells.append(_code(solved if solutions else without_solution(_plain(source)), exercise=number, part='answer'))
+            answer = solved if solutions else without_solution(_plain(source))
+            cells.append(_code(answer, exercise=number, part='answer'))
         elif solved:  # the cell after an answer is its check
             cells.append(_code(with_solution(_plain(source)), exercise=number, part='check'))
-            if not solutions: cells.append(_markdown(f'<details><summary>Solution</summary>\n\n```python\n{solved}\n```\n\n</details>'))
+            folded = f'<details><summary>Solution</summary>\n\n```python\n{solved}\n```\n\n</details>'
+            if not solutions: cells.append(_markdown(folded))
             solved = None
         elif _kept(source): cells.append(_code(_plain(source)))
     cells[1:1] = [_markdown(badges(name)), _code(install_cell)]
-    metadata = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'), language_info=dict(name='python'),
-                    accelerator='GPU', colab=dict(provenance=[]))
+    kernel = dict(display_name='Python 3', language='python', name='python3')
+    metadata = dict(kernelspec=kernel, language_info=dict(name='python'), accelerator='GPU', colab=dict(provenance=[]))
     for i,cell in enumerate(cells): cell['id'] = f'{name[:2]}-{i}'
     return dict(cells=cells, metadata=metadata, nbformat=4, nbformat_minor=5)
 
@@ -132,6 +136,8 @@ def student_notebook(
 def lessons_folder() -> Path: # In the package
     "Where the students' edition is"
     return Path(__file__).resolve().parent/'notebooks'
+
+def _json(nb): return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
 
 def write_lessons(
     source:Path, # `nbs/lessons`, the teacher's copies
@@ -143,12 +149,13 @@ def write_lessons(
     for old in dest.glob('*.ipynb'):
         if old.name not in files: old.unlink()
     for name,nb in files.items():
-        text = json.dumps(student_notebook(nb, name.removesuffix('.ipynb')), indent=1, ensure_ascii=False, sort_keys=True)
-        (dest/name).write_text(text + '\n', encoding='utf-8')
+        made = student_notebook(nb, name.removesuffix('.ipynb'))
+        (dest/name).write_text(_json(made), encoding='utf-8')
 
 def _answers(nb):
     "The cells of an edition in which a learner writes, by number"
-    return {c['metadata']['tinycourse']['exercise']: c for c in nb['cells'] if c['metadata'].get('tinycourse', {}).get('part') == 'answer'}
+    about = [(c, c['metadata'].get('tinycourse', {})) for c in nb['cells']]
+    return {o['exercise']: c for c,o in about if o.get('part') == 'answer'}
 
 def _solve(nb):
     "Put the folded solutions into the answers"
@@ -167,15 +174,17 @@ def lay_out(
     "Copy lessons to a folder, never over a file that differs. Raises `ConfigError` if there is no such lesson"
     dest,files = Path(dest).expanduser(),sorted((source or lessons_folder()).glob('*.ipynb'))
     chosen = [p for p in files if only is None or only in p.name]
-    if not chosen: raise ConfigError(f'no lesson has {only!r} in its name', f'Lessons are: {", ".join(p.stem for p in files)}')
+    if not chosen:
+        raise ConfigError(f'no lesson has {only!r} in its name', f'Lessons are: {", ".join(p.stem for p in files)}')
     try: dest.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise ConfigError(f'{dest} cannot be made: {e.strerror}', 'Choose another folder') from None
     rows = []
     for p in chosen:
         text = p.read_text(encoding='utf-8')
-        if solutions: text = json.dumps(_solve(json.loads(text)), indent=1, ensure_ascii=False, sort_keys=True) + '\n'
+        if solutions: text = _json(_solve(json.loads(text)))
         there = dest/p.name
-        what = 'new' if not there.exists() else 'as it was' if there.read_text(encoding='utf-8') == text else 'kept: it was worked in'
+        what = 'new'
+        if there.exists(): what = 'as it was' if there.read_text(encoding='utf-8') == text else 'kept: it was worked in'
         if what == 'new':
             with atomic_write(there) as tmp: tmp.write_text(text, encoding='utf-8')
         rows.append(dict(lesson=p.name, what=what))
@@ -187,24 +196,29 @@ def _outcome(answer, check):
     errors = [o for c in (answer, check) for o in c['outputs'] if o['output_type'] == 'error']
     if not errors: return 'passes'
     name,value = errors[0]['ename'],errors[0]['evalue']
-    return 'not written yet' if name == 'NotImplementedError' else value if name == 'AssertionError' else f'{name}: {value}'
+    if name == 'NotImplementedError': return 'not written yet'
+    return value if name == 'AssertionError' else f'{name}: {value}'
 
 def check_lesson(
     path:str|Path, # A learner's notebook
     timeout:int=1200 # Seconds that one cell may take
 ) -> pd.DataFrame: # A row for each exercise: lesson, exercise, outcome; exercise 0 is an error outside the exercises
-    "Run a lesson, and see which exercises pass. Raises `DataError` if it is no notebook, `ConfigError` without nbclient"
+    "Run a lesson, and see which exercises pass. Raises `DataError` for what is no notebook, `ConfigError` without nbclient"
     try: import nbformat, nbclient
     except ImportError: raise ConfigError('checking notebooks needs nbclient', 'pip install jupyter') from None
     path = Path(path)
     try: nb = nbformat.read(path, as_version=4)
-    except Exception as e: raise DataError(f'{path} is not a notebook ({type(e).__name__})', 'Lay it out again: tinycourse lessons') from None
-    nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, resources=dict(metadata=dict(path=str(path.parent)))).execute()
+    except Exception as e:
+        raise DataError(f'{path} is not a notebook ({type(e).__name__})',
+                        'Lay it out again: tinycourse lessons') from None
+    here = dict(metadata=dict(path=str(path.parent)))
+    nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, resources=here).execute()
     cells,rows = nb.cells,[]
     for number,answer in _answers(nb).items():
         check = next(c for c in cells if c.metadata.get('tinycourse') == dict(exercise=number, part='check'))
         rows.append(dict(lesson=path.stem, exercise=number, outcome=_outcome(answer, check)))
-    others = [o for c in cells if c.cell_type == 'code' and not c.metadata.get('tinycourse') for o in c.outputs if o.output_type == 'error']
+    story = [c for c in cells if c.cell_type == 'code' and not c.metadata.get('tinycourse')]
+    others = [o for c in story for o in c.outputs if o.output_type == 'error']
     if others and others[0].ename != 'NotImplementedError':
         rows.append(dict(lesson=path.stem, exercise=0, outcome=f'{others[0].ename}: {others[0].evalue}'))
     return pd.DataFrame(rows, columns=['lesson', 'exercise', 'outcome'])

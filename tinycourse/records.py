@@ -8,13 +8,13 @@ __all__ = ['record_files', 'records_folder', 'Row', 'read_rows', 'Record', 'load
 
 # %% ../nbs/api/19_records.ipynb #be775f04
 import dataclasses, json, os, re, shutil, signal, subprocess, sys, time
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd, torch, yaml
 from .core import ConfigError, DataError, TinyCourseError, data_home
 from .experiments import experiments
+from .models import did_you_mean
 from .train import run_settings, train_run
 
 # %% ../nbs/api/19_records.ipynb #850ae5a0
@@ -49,7 +49,8 @@ def _with_seed(entry, seed):
     "The entry of the list for one seed"
     fill = lambda o: o.replace('{seed}', str(seed)) if isinstance(o, str) else o
     settings = {**entry.get('settings', {}), 'seed': seed}
-    return {k: [fill(v) for v in o] if isinstance(o, list) else fill(o) for k,o in entry.items() if k != 'seeds'} | dict(settings=settings)
+    filled = {k: [fill(v) for v in o] if isinstance(o, list) else fill(o) for k,o in entry.items() if k != 'seeds'}
+    return {**filled, 'settings': settings}
 
 def read_rows(
     file:str|Path|None=None # A list in YAML; None for the one of the course
@@ -59,9 +60,12 @@ def read_rows(
     rows = [row for o in entries for row in ([_with_seed(o, seed) for seed in o['seeds']] if 'seeds' in o else [o])]
     known = {f.name for f in dataclasses.fields(Row)}
     for o in rows:
-        if odd := set(o) - known: raise ConfigError(f'the entry {o.get("name")} has {min(odd)!r}', f'An entry may have: {", ".join(sorted(known | {"seeds"}))}')
+        if odd := set(o) - known:
+            cure = f'An entry may have: {", ".join(sorted(known | {"seeds"}))}'
+            raise ConfigError(f'the entry {o.get("name")} has {min(odd)!r}', cure)
     names = [o['name'] for o in rows]
-    if twice := [o for o in names if names.count(o) > 1]: raise ConfigError(f'two entries are called {twice[0]}', 'Give each a name of its own')
+    if twice := [o for o in names if names.count(o) > 1]:
+        raise ConfigError(f'two entries are called {twice[0]}', 'Give each a name of its own')
     return {o['name']: Row(**o) for o in rows}
 
 # %% ../nbs/api/19_records.ipynb #3a28cd04
@@ -99,8 +103,8 @@ def load_record(
     "A recorded run by its name; raises `DataError` for one that was never made"
     folder = Path(folder) if folder else records_folder()
     if (folder/name).is_dir(): return Record(folder/name)
-    near = get_close_matches(name, [o.name for o in folder.iterdir() if o.is_dir()])
-    raise DataError(f'there is no record {name!r}', f'Did you mean {" or ".join(near)}?' if near else f'Make it with: tinycourse records run {name}')
+    cure = did_you_mean(name, [o.name for o in folder.iterdir() if o.is_dir()], f'Make it with: tinycourse records run {name}')
+    raise DataError(f'there is no record {name!r}', cure)
 
 def load_seeds(
     family:str, # The name of a row without its seed, such as 'cpu-10class-course'
@@ -125,7 +129,8 @@ def publish(
     tmp = dest/f'.{row.name}.tmp'
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
-    files = record_files + row.keep if row.make == 'train' else [o.name for o in work.iterdir() if o.suffix in ('.csv', '.json')]
+    small = [o.name for o in work.iterdir() if o.suffix in ('.csv', '.json')]
+    files = record_files + row.keep if row.make == 'train' else small
     for o in files: shutil.copy(work/o, tmp/o)
     shutil.rmtree(dest/row.name, ignore_errors=True)
     os.rename(tmp, dest/row.name)
@@ -140,7 +145,8 @@ def make_record(
     if row.make == 'train':
         if not (out/'run.json').exists(): train_run(out, resume=(out/'checkpoint.pth').exists(), **row.settings)
     else:
-        if row.make not in experiments: raise ConfigError(f'there is no experiment {row.make!r}', f'There are: {", ".join(experiments)}')
+        if row.make not in experiments:
+            raise ConfigError(f'there is no experiment {row.make!r}', f'There are: {", ".join(experiments)}')
         out.mkdir(parents=True, exist_ok=True)
         experiments[row.make](out, out.parent, **row.settings)
     dest = Path(dest or records_folder())
@@ -176,7 +182,8 @@ def records_table(
         state,run = row_state(row, work, dest),{}
         if (dest/row.name/'run.json').exists(): run = Record(dest/row.name).run
         hours = run['cpu_seconds']/3600 if 'cpu_seconds' in run else row.hours
-        return dict(state=state, accuracy=run.get('accuracy', float('nan')), hours=round(hours, 2), device=row.device, asks=row.asks)
+        accuracy = run.get('accuracy', float('nan'))
+        return dict(state=state, accuracy=accuracy, hours=round(hours, 2), device=row.device, asks=row.asks)
     return pd.DataFrame({k: line(o) for k,o in rows.items()}).T.rename_axis('record')
 
 # %% ../nbs/api/19_records.ipynb #8706adc9
@@ -204,13 +211,16 @@ def record_faults(
     for folder in sorted(o.name for o in dest.iterdir() if o.is_dir()):
         if folder not in rows: bad.append(f'{folder}: no row of the list makes this record')
         elif row_state(rows[folder], dest, dest) == 'other settings':
-            bad.append(f'{folder}: its row says `{rows[folder].command}`, but it was made by `{Record(dest/folder).run["command"]}`')
+            made = Record(dest/folder).run['command']
+            bad.append(f'{folder}: its row says `{rows[folder].command}`, but it was made by `{made}`')
     for page,names in quoted.items():
         bad += [f'{page}: quotes {o}, which is no row of the list' for o in names if o not in rows]
-        bad += [f'{o}: is quoted by {page}, which its row does not say' for o in names if o in rows and page not in rows[o].pages]
+        silent = [o for o in names if o in rows and page not in rows[o].pages]
+        bad += [f'{o}: is quoted by {page}, which its row does not say' for o in silent]
     for row in rows.values():
         family = [k for k in rows if _family(k) == _family(row.name)]
-        bad += [f'{row.name}: its row names the page {o}, which does not quote it' for o in row.pages if not set(family) & set(quoted.get(o, ()))]
+        idle = [o for o in row.pages if not set(family) & set(quoted.get(o, ()))]
+        bad += [f'{row.name}: its row names the page {o}, which does not quote it' for o in idle]
         bad += [f'{row.name}: needs {o}, which is no row of the list' for o in row.needs if o not in rows]
     return bad
 
@@ -269,9 +279,11 @@ def run_records(
     "Make the missing rows of the list, in order. Raises `ConfigError` for an unknown name or a device that is not here"
     rows,work,dest = read_rows(file),Path(work or work_folder()),Path(dest or records_folder())
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    if device == 'cuda' and not torch.cuda.is_available(): raise ConfigError('there is no GPU that PyTorch can use', 'Leave out --device cuda')
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError('there is no GPU that PyTorch can use', 'Leave out --device cuda')
     for o in names or []:
-        if o not in rows: raise ConfigError(f'there is no row {o!r} in the list', f'Did you mean {" or ".join(get_close_matches(o, rows) or list(rows)[:3])}?')
+        if o not in rows:
+            raise ConfigError(f'there is no row {o!r} in the list', did_you_mean(o, rows, 'Names are in: tinycourse records'))
     at_once = at_once or (1 if device == 'cuda' else max(1, (os.cpu_count() or 1)))
     wanted = names or [k for k,o in rows.items() if o.device == device]
     todo = [o for o in wanted if row_state(rows[o], work, dest) != 'done']

@@ -67,28 +67,32 @@ def write_report(
 # %% ../nbs/api/17_train.ipynb #602a2dd6
 def run_answers(
     learn:Learner # A trained learner
-) -> pd.DataFrame: # truth, predicted (class numbers), prob (of the predicted class, 0 to 1), report (1: in the reporting half, else 0)
+) -> pd.DataFrame: # truth, predicted (class numbers), prob (of the predicted class, 0 to 1), report (1 in the reporting half)
     "A row for each validation image, in the order of the validation set"
     df,number = predictions(learn),{o: i for i,o in enumerate(learn.dls.vocab)}
     half = reporting_half(pd.DataFrame(list(learn.dls.valid_ds.items)))
-    return pd.DataFrame(dict(truth=df.truth.map(number), predicted=df.predicted.map(number), prob=df.prob, report=half.astype(int)))
+    columns = dict(truth=df.truth.map(number), predicted=df.predicted.map(number), prob=df.prob, report=half.astype(int))
+    return pd.DataFrame(columns)
 
 def half_accuracies(
     answers:pd.DataFrame # What `run_answers` returned
 ) -> dict: # accuracy_choosing and accuracy_reporting, 0 to 1
     "Accuracy on the half of the validation images that recipes are chosen on, and on the half kept for reporting"
     right = (answers.truth == answers.predicted).groupby(answers.report).mean()
-    return dict(accuracy_choosing=float(right.get(0, float('nan'))), accuracy_reporting=float(right.get(1, float('nan'))))
+    nan = float('nan')
+    return dict(accuracy_choosing=float(right.get(0, nan)), accuracy_reporting=float(right.get(1, nan)))
 
 # %% ../nbs/api/17_train.ipynb #b0f7f7a9
 def _results(learn, df):
     "What came out"
     last = df.iloc[-1]
-    return dict(accuracy=float(last.accuracy), best_accuracy=float(df.accuracy.max()), train_accuracy=float(last.train_accuracy))
+    return dict(accuracy=float(last.accuracy), best_accuracy=float(df.accuracy.max()),
+                train_accuracy=float(last.train_accuracy))
 
 def _cost(df):
     "What it took"
-    return dict(epochs=len(df), seconds_per_epoch=round(float(df.seconds.median()), 2), seconds_training=round(float(df.seconds.sum()), 1),
+    return dict(epochs=len(df), seconds_per_epoch=round(float(df.seconds.median()), 2),
+                seconds_training=round(float(df.seconds.sum()), 1),
                 cpu_seconds=round(float(df.cpu_seconds.sum()), 1), peak_memory_mb=round(float(df.peak_memory_mb.max())))
 
 def _network(learn):
@@ -104,8 +108,10 @@ def run_record(
     "The record of a run: result, cost, command, data and split, recipe, machine"
     df,source,processes = learn.model_history.df,learn.dls.source,num_distrib() or 1
     return dict(**_results(learn, df), **extra, **_cost(df), command=settings.command, **source_commit(),
-        n_train=source['n_train'], n_valid=source['n_valid'], n_classes=source['classes'], data=Path(settings.data).name, split=source,
-        lr=settings.lr or learn.lr, batch_size=learn.dls.bs*processes, processes=processes, seed=settings.seed, size=settings.size,
+        n_train=source['n_train'], n_valid=source['n_valid'], n_classes=source['classes'],
+        data=Path(settings.data).name, split=source,
+        lr=settings.lr or learn.lr, batch_size=learn.dls.bs*processes, processes=processes,
+        seed=settings.seed, size=settings.size,
         num_workers=learn.dls.train.fake_l.num_workers, packed=settings.pack, **_network(learn),
         finished=datetime.datetime.now().isoformat(timespec='seconds'), machine=device_report())
 
@@ -147,28 +153,34 @@ class RunSettings:
         self._check_numbers()
         self._check_words()
         if self.epochs is None: self.epochs = 12 if self.data == 'sample' else 50
-        self.recipe = _full_recipe(self.recipe, self.changes, self.epochs)  # all of it: a name may mean something else one day
+        self.recipe = _full_recipe(self.recipe, self.changes, self.epochs)  # a name may mean something else one day
         self.changes = None
         if self.size and self.size <= self.recipe['pad']:
             raise ConfigError(f'size is {self.size}', f'Give more than {self.recipe["pad"]}, the padding of the recipe')
 
     def _check_numbers(self):
-        limits = dict(epochs=(1, 10**6), bs=(1, 10**6), size=(16, 512), seed=(0, 2**32-1), num_workers=(0, 64), classes=(2, 10**6))
+        limits = dict(epochs=(1, 10**6), bs=(1, 10**6), size=(16, 512), seed=(0, 2**32-1), num_workers=(0, 64),
+                      classes=(2, 10**6))
         for k,(low,high) in limits.items():
             v = getattr(self, k)
             if v is None: continue
             if not isinstance(v, int) or isinstance(v, bool): raise ConfigError(f'{k} is {v!r}', 'Give a whole number')
             if not low <= v <= high: raise ConfigError(f'{k} is {v}', f'Give {low} to {high}')
-        if self.lr is not None and not 0 < self.lr < math.inf: raise ConfigError(f'lr is {self.lr}', 'Give a learning rate above 0, such as 0.1')
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ConfigError(f'lr is {self.lr}', 'Give a learning rate above 0, such as 0.1')
 
     def _check_words(self):
         self.data = str(self.data)
         if self.data in ('cifar10', 'cifar10-sample'):
-            raise ConfigError(f'a run cannot read {self.data}', 'Give sample, tiny-imagenet, or a zip or folder of that layout. Lesson 13 trains on CIFAR-10')
-        if self.data not in ('sample', *SOURCES) and Path(self.data).exists(): self.data = str(Path(self.data).resolve())
-        for k,choices in dict(arch=archs, stem=(None, *stems), split=('70/30', 'official'), amp=('auto', 'bf16', 'fp16', 'fp32')).items():
+            raise ConfigError(f'a run cannot read {self.data}',
+                              'Give sample, tiny-imagenet, or a zip or folder of that layout. Lesson 13 trains on CIFAR-10')
+        by_name = self.data in ('sample', *SOURCES)
+        if not by_name and Path(self.data).exists(): self.data = str(Path(self.data).resolve())
+        words = dict(arch=archs, stem=(None, *stems), split=('70/30', 'official'), amp=('auto', 'bf16', 'fp16', 'fp32'))
+        for k,choices in words.items():
             v = getattr(self, k)
-            if v not in choices: raise ConfigError(f'there is no {k} {v!r}', f'Choose from: {", ".join(o for o in choices if o)}')
+            if v not in choices:
+                raise ConfigError(f'there is no {k} {v!r}', f'Choose from: {", ".join(o for o in choices if o)}')
 
     @property
     def command(self) -> str: # One line for a shell
@@ -237,9 +249,10 @@ def whole_file(
     path:Path, # A file that `torch.save` wrote
     what:str # What it should be, for the message
 ):
-    "Raise `DataError` if bits of the file have changed since it was written: it is a zip, with a checksum for each tensor"
+    "Raise `DataError` if bits of the file have changed since it was written; it is a zip with checksums"
     try: bad = zipfile.ZipFile(path).testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as e: raise DataError(f'{path} is not {what} ({e})', 'Get a whole copy') from None
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as e:
+        raise DataError(f'{path} is not {what} ({e})', 'Get a whole copy') from None
     if bad: raise DataError(f'{path} is damaged: {bad} in it is not what was written', 'Get a whole copy')
 
 def read_record(
@@ -248,10 +261,13 @@ def read_record(
     "The record of a run; raises `DataError` for a file that is none"
     if not path.exists(): return {}
     try: record = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e: raise DataError(f'{path} is not the record of a run ({type(e).__name__})', 'Restore it, or move the weights to another folder') from None
+    except (OSError, ValueError) as e:
+        raise DataError(f'{path} is not the record of a run ({type(e).__name__})',
+                        'Restore it, or move the weights to another folder') from None
     vocab,size = (record.get('vocab'), record.get('size')) if isinstance(record, dict) else (None, None)
     names = isinstance(vocab, list) and all(isinstance(o, str) for o in vocab)
-    if not names or not isinstance(size, int|None): raise DataError(f'{path} is not the record of a run', 'Restore it, or move the weights to another folder')
+    if not names or not isinstance(size, int|None):
+        raise DataError(f'{path} is not the record of a run', 'Restore it, or move the weights to another folder')
     return record
 
 def _weights(
@@ -264,16 +280,19 @@ def _weights(
         sides = {o['kernel_size']: k for k,o in stems.items()}
         return kept,weights,len(weights['fc.weight']),sides[weights['conv1.weight'].shape[-1]]
     except Exception as e:
-        raise DataError(f'{file} does not hold the weights of a ResNet18 ({type(e).__name__})', 'Give a model.pth that `tinycourse train` wrote') from None
+        raise DataError(f'{file} does not hold the weights of a ResNet18 ({type(e).__name__})',
+                        'Give a model.pth that `tinycourse train` wrote') from None
 
 def load_run(
     path:str|Path # The folder of a finished run, or a file of weights such as its model.pth
 ) -> tuple: # The network, in evaluation mode on the CPU, and the run's record
-    """A trained `tiny_resnet18`. Without run.json beside it the record holds `arch` and `vocab` and no more. Weights alone (a `state_dict`)
-    are taken for those of a plain ResNet18, and its classes have numbers for names. Raises `ConfigError` or `DataError`"""
+    """A trained `tiny_resnet18`. Without run.json beside it the record holds `arch` and `vocab` and no more. Weights alone
+    (a `state_dict`) are taken for those of a plain ResNet18, and its classes have numbers for names.
+    Raises `ConfigError` or `DataError`"""
     path = Path(path)
     file = path/'model.pth' if path.is_dir() else path
-    if not file.is_file(): raise ConfigError(f'{file} does not exist', 'Give the folder of a finished run, or a file of weights')
+    if not file.is_file():
+        raise ConfigError(f'{file} does not exist', 'Give the folder of a finished run, or a file of weights')
     kept,weights,n,stem = _weights(file)
     record = read_record(file.parent/'run.json')
     if len(record.get('vocab', [])) != n: record = {}  # of other weights
@@ -281,7 +300,9 @@ def load_run(
     arch,vocab = (kept.get(k, record.get(k, plain[k])) for k in plain)
     model = tiny_resnet18(n, stem, arch=arch)
     try: model.load_state_dict(weights)
-    except RuntimeError: raise DataError(f'{file} does not hold the weights of a {arch}', 'Give a model.pth that `tinycourse train` wrote') from None
+    except RuntimeError:
+        raise DataError(f'{file} does not hold the weights of a {arch}',
+                        'Give a model.pth that `tinycourse train` wrote') from None
     return model.eval(),record if record.get('vocab') == vocab else dict(arch=arch, vocab=vocab)
 
 # %% ../nbs/api/17_train.ipynb #67f391cd
@@ -293,7 +314,8 @@ def _check_free(
     except OSError as e: raise ConfigError(f'{out} cannot be a folder: {e.strerror}', 'Choose another --out') from None
     if there and not out.is_dir(): raise ConfigError(f'{out} is a file', 'Choose another --out')
     if (out/'checkpoint.pth').exists() or (out/'run.json').exists():
-        raise ConfigError(f'{out} already holds a run', f'Continue it with --resume --out {out}, or choose another --out')
+        raise ConfigError(f'{out} already holds a run',
+                          f'Continue it with --resume --out {out}, or choose another --out')
     there = [o for o in run_files if (out/o).exists()]
     if there: raise ConfigError(f'{out} already holds {there[0]}, which a run would replace', 'Choose another --out')
 
@@ -314,7 +336,8 @@ def _make_folder(
         if out is None: return _dated_folder()
         out.mkdir(parents=True, exist_ok=True)
         return out
-    except OSError as e: raise ConfigError(f'{out or "runs"} cannot be made: {e.strerror}', 'Choose another --out') from None
+    except OSError as e:
+        raise ConfigError(f'{out or "runs"} cannot be made: {e.strerror}', 'Choose another --out') from None
 
 @contextmanager
 def run_lock(
@@ -323,8 +346,11 @@ def run_lock(
     "While the block runs, this process alone may write to `out`; raises `ConfigError` if another one does"
     lock = FileLock(out/'.lock')
     try: lock.acquire(timeout=0)
-    except Timeout: raise ConfigError(f'another process is training in {out}', 'Wait for it to end, or choose another --out') from None
-    except OSError as e: raise ConfigError(f'{out} cannot be written to: {e.strerror}', 'Choose another --out') from None
+    except Timeout:
+        raise ConfigError(f'another process is training in {out}',
+                          'Wait for it to end, or choose another --out') from None
+    except OSError as e:
+        raise ConfigError(f'{out} cannot be written to: {e.strerror}', 'Choose another --out') from None
     try: yield
     finally:
         lock.release()
@@ -349,7 +375,9 @@ def _check_same(
         if k in ('num_workers', 'pack', 'changes'): continue  # how batches are fetched does not change what is in them
         was,now = getattr(saved, k),getattr(asked, k)
         if k == 'recipe': was,now = was['name'],now['name']
-        if was != now: raise ConfigError(f'the run was started with {k}={was}, not {now}', 'Leave the setting out, or start a new run')
+        if was != now:
+            raise ConfigError(f'the run was started with {k}={was}, not {now}',
+                              'Leave the setting out, or start a new run')
 
 def _saved_settings(
     state:dict, # A checkpoint
@@ -358,7 +386,8 @@ def _saved_settings(
     "The settings of an interrupted run; raises `ConfigError` if the caller asks for others"
     kept = state['info']['settings']
     if not isinstance(kept.get('recipe'), dict) or set(kept['recipe']) != set(get_recipe()):
-        raise ConfigError('an older tinycourse started this run, and its recipes may have been others', 'Finish it with that version, or start a new run')
+        raise ConfigError('an older tinycourse started this run, and its recipes may have been others',
+                          'Finish it with that version, or start a new run')
     saved = run_settings(**kept)
     _check_same(saved, given)
     return dataclasses.replace(saved, **{k: v for k,v in given.items() if k in ('num_workers', 'pack')})
@@ -374,7 +403,8 @@ def _stoppable(learn, epochs, out):
     except ValueError: before = None  # not in the main thread
     try: yield
     except KeyboardInterrupt:
-        cure = f'Continue with: tinycourse train --resume --out {out}' if (out/'checkpoint.pth').exists() else 'Nothing was saved yet'
+        saved = (out/'checkpoint.pth').exists()
+        cure = f'Continue with: tinycourse train --resume --out {out}' if saved else 'Nothing was saved yet'
         raise Interrupted(f'stopped after {len(learn.model_history.rows)} of {epochs} epochs', cure) from None
     finally:
         if before is not None: signal.signal(signal.SIGTERM, before)
@@ -432,17 +462,18 @@ def _say_what(
     "One line about the run that begins"
     source,machine,processes = learn.dls.source,device_report(),num_distrib()
     if s.size and s.size < (least := smallest_size(learn.model)):
-        print(f'At {s.size} pixels some layers have a single position to look at; from {least} on they have more', flush=True)
-    print(f'{learn.arch} ({learn.stem} stem), {source["classes"]} classes, {source["n_train"]:,} training and {source["n_valid"]:,} '
-          f'validation images, {s.epochs} epochs, recipe {s.recipe["name"]}, on {machine["device_name"]} ({machine["device"]}, {learn.precision})'
-          + f', {processes} processes'*(processes > 1), flush=True)
+        print(f'At {s.size} pixels some layers look at a single position; from {least} on they have more', flush=True)
+    images = f'{source["n_train"]:,} training and {source["n_valid"]:,} validation images'
+    where = f'{machine["device_name"]} ({machine["device"]}, {learn.precision})' + f', {processes} processes'*(processes > 1)
+    print(f'{learn.arch} ({learn.stem} stem), {source["classes"]} classes, {images}, {s.epochs} epochs, '
+          f'recipe {s.recipe["name"]}, on {where}', flush=True)
 
 def train_run(
     out:str|Path|None=None, # Folder for the run; None for runs/<date>, or with `resume` for the newest unfinished run
     resume:bool=False, # Go on with an interrupted run; its settings are taken from its checkpoint
     **settings # Any fields of `RunSettings`
 ) -> dict: # The record, as in run.json; its 'out' says where the run is
-    "Train a network and write the nine files of a run; raises `ConfigError`, `DataError`, or `Interrupted` after Ctrl-C"
+    "Train a network and write the nine files of a run; raises `ConfigError`, `DataError`, or `Interrupted`"
     rank,state = setup_distributed(),None
     out = Path(out).expanduser() if out else None
     if resume:
