@@ -165,6 +165,7 @@ def _solve(nb):
         cell['source'] = code.splitlines(True)
     return nb
 
+_no_points = 'None  # nbgrader takes a value at the end of a check for points'
 _todo = re.compile(r'^([ \t]*)# your answer here\n[ \t]*raise NotImplementedError\n?', re.M)
 
 def _marked(stub, solved):
@@ -185,7 +186,7 @@ def _for_nbgrader(nb):
             cell['source'] = marked.splitlines(True)
         if part:
             graded = dict(schema_version=3, grade_id=f'{part}-{number}', solution=part == 'answer', task=False)
-            if part == 'check': cell['source'] += ['\n', 'None  # nbgrader takes a value at the end of a check for points']
+            if part == 'check': cell['source'] += ['\n', _no_points]
             graded |= dict(grade=True, locked=True, points=1) if part == 'check' else dict(grade=False, locked=False)
             cell['metadata']['nbgrader'] = graded
         if not ''.join(cell['source']).startswith('<details><summary>Solution</summary>'): cells.append(cell)
@@ -203,7 +204,7 @@ def lay_out(
     solutions:bool=False, # With the solutions
     only:str|None=None, # Part of a name, such as '08'; None for all
     source:Path|None=None, # The edition; None for the one in the package
-    nbgrader:bool=False # As nbgrader's `source` folder wants it: a folder for each lesson, solutions between marks, a point for each check
+    nbgrader:bool=False # For nbgrader's `source` folder: a folder for each lesson, solutions between marks
 ) -> pd.DataFrame: # A row for each lesson: file, what ('new', 'as it was', or 'kept: it was worked in')
     "Copy lessons to a folder, never over a file that differs. Raises `ConfigError` if there is no such lesson"
     dest,files = Path(dest).expanduser(),sorted((source or lessons_folder()).glob('*.ipynb'))
