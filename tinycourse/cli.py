@@ -292,6 +292,8 @@ def _add_lessons(sub):
         epilog='Example: tinycourse lessons my-course, then jupyter lab my-course')
     p.add_argument('dest', nargs='?', metavar='DEST', help='folder (default: tinycourse-lessons)')
     p.add_argument('--solutions', action='store_true', help='with the solutions in their places')
+    p.add_argument('--nbgrader', action='store_true',
+                   help="for nbgrader's source folder: solutions between marks, a point for each check")
     p.add_argument('--only', metavar='NN', help="lessons with this in their name, such as 08 (default: all)")
     p.add_argument('--check', action='store_true', help='run the notebooks in DEST and print which exercises pass')
     p.set_defaults(run=_lessons)
@@ -302,8 +304,10 @@ def _lessons(args):
     from tinycourse.lessons import lay_out
     dest,only = Path(args.pop('dest', 'tinycourse-lessons')),args.pop('only', None)
     if args.pop('check', False): return _check_lessons(dest, only)
-    print(lay_out(dest, args.get('solutions', False), only).to_string(header=False, index_names=False))
-    print(f'lessons in {dest}; open them with: jupyter lab {dest}')
+    nbgrader = args.get('nbgrader', False)
+    laid_out = lay_out(dest, args.get('solutions', False), only, nbgrader=nbgrader)
+    print(laid_out.to_string(header=False, index_names=False))
+    print(f'lessons in {dest}' if nbgrader else f'lessons in {dest}; open them with: jupyter lab {dest}')
 
 def _check_lessons(dest, only):
     "Run the notebooks of a folder, and say which exercises pass"

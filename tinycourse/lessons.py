@@ -165,11 +165,46 @@ def _solve(nb):
         cell['source'] = code.splitlines(True)
     return nb
 
+_no_points = 'None  # nbgrader takes a value at the end of a check for points'
+_todo = re.compile(r'^([ \t]*)# your answer here\n[ \t]*raise NotImplementedError\n?', re.M)
+
+def _marked(stub, solved):
+    "A solution between nbgrader's marks; `stub` says where it begins and ends"
+    todo = _todo.search(stub)
+    before,after,indent = stub[:todo.start()],stub[todo.end():],todo[1]
+    inside = solved[len(before):len(solved)-len(after)].rstrip('\n')
+    return f'{before}{indent}### BEGIN SOLUTION\n{inside}\n{indent}### END SOLUTION\n{after}'.rstrip('\n')
+
+def _for_nbgrader(nb):
+    "What nbgrader's `source` folder wants: marks in the answers, names and points in the metadata, nothing given away"
+    cells,solved = [],_answers(_solve(copy.deepcopy(nb)))
+    for cell in nb['cells']:
+        about = cell['metadata'].get('tinycourse', {})
+        number,part = about.get('exercise'),about.get('part')
+        if part == 'answer':
+            marked = _marked(''.join(cell['source']), ''.join(solved[number]['source']))
+            cell['source'] = marked.splitlines(True)
+        if part:
+            graded = dict(schema_version=3, grade_id=f'{part}-{number}', solution=part == 'answer', task=False)
+            if part == 'check': cell['source'] += ['\n', _no_points]
+            graded |= dict(grade=True, locked=True, points=1) if part == 'check' else dict(grade=False, locked=False)
+            cell['metadata']['nbgrader'] = graded
+        if not ''.join(cell['source']).startswith('<details><summary>Solution</summary>'): cells.append(cell)
+    return nb | dict(cells=cells)
+
+def _laid_out(path, solutions, nbgrader):
+    "The text of a lesson as it is wanted"
+    text = path.read_text(encoding='utf-8')
+    if not (solutions or nbgrader): return text
+    nb = json.loads(text)
+    return _json(_for_nbgrader(nb) if nbgrader else _solve(nb))
+
 def lay_out(
     dest:str|Path='.', # Folder to fill
     solutions:bool=False, # With the solutions
     only:str|None=None, # Part of a name, such as '08'; None for all
-    source:Path|None=None # The edition; None for the one in the package
+    source:Path|None=None, # The edition; None for the one in the package
+    nbgrader:bool=False # For nbgrader's `source` folder: a folder for each lesson, solutions between marks
 ) -> pd.DataFrame: # A row for each lesson: file, what ('new', 'as it was', or 'kept: it was worked in')
     "Copy lessons to a folder, never over a file that differs. Raises `ConfigError` if there is no such lesson"
     dest,files = Path(dest).expanduser(),sorted((source or lessons_folder()).glob('*.ipynb'))
@@ -180,9 +215,9 @@ def lay_out(
     except OSError as e: raise ConfigError(f'{dest} cannot be made: {e.strerror}', 'Choose another folder') from None
     rows = []
     for p in chosen:
-        text = p.read_text(encoding='utf-8')
-        if solutions: text = _json(_solve(json.loads(text)))
-        there = dest/p.name
+        text = _laid_out(p, solutions, nbgrader)
+        there = dest/p.stem/p.name if nbgrader else dest/p.name
+        there.parent.mkdir(exist_ok=True)
         what = 'new'
         if there.exists(): what = 'as it was' if there.read_text(encoding='utf-8') == text else 'kept: it was worked in'
         if what == 'new':
