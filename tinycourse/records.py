@@ -238,6 +238,13 @@ def _signal_all(running, sig):
     for p in running.values():
         if p.poll() is None: os.killpg(p.pid, sig)
 
+def _stop_all(running):
+    "Interrupt every running row until it has ended; what interrupts Python in the middle of an import may be lost"
+    while alive := {k: p for k,p in running.items() if p.poll() is None}:
+        _signal_all(alive, signal.SIGINT)
+        try: next(iter(alive.values())).wait(2)
+        except subprocess.TimeoutExpired: pass
+
 def _pausing(running):
     "Let Ctrl-Z pause the rows with this process, and their going on be ours too"
     def pause(*_):
@@ -304,8 +311,7 @@ def run_records(
                 if running.pop(name).returncode: failed[name] = _last_words(work/f'{name}.log')
                 print(f'{name}  {"FAILED: " + failed[name] if name in failed else "done"}', flush=True)
     finally:
-        _signal_all(running, signal.SIGINT)
-        for p in running.values(): p.wait()
+        _stop_all(running)
     table = records_table({o: rows[o] for o in wanted}, work, dest)
     for name,why in failed.items(): table.loc[name, 'state'] = f'failed: {why}'
     return table
