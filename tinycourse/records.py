@@ -239,11 +239,9 @@ def _signal_all(running, sig):
         if p.poll() is None: os.killpg(p.pid, sig)
 
 def _stop_all(running):
-    "Interrupt every running row until it has ended; what interrupts Python in the middle of an import may be lost"
-    while alive := {k: p for k,p in running.items() if p.poll() is None}:
-        _signal_all(alive, signal.SIGINT)
-        try: next(iter(alive.values())).wait(2)
-        except subprocess.TimeoutExpired: pass
+    "Ask every running row to end, and wait until it has; SIGINT would be ignored if a shell started us with `&`"
+    for p in running.values(): p.terminate()
+    for p in running.values(): p.wait()
 
 def _pausing(running):
     "Let Ctrl-Z pause the rows with this process, and their going on be ours too"
