@@ -6,12 +6,16 @@ signature, in which the parameters' meanings are comments that a narrow page cut
 import ast, functools, importlib, inspect, re
 
 import nbdev.showdoc
+from fastai.callback.core import event
 from execnb.nbio import NbCell, mk_cell
 from fastcore.docments import ShowDocRenderer, docments, empty
 from nbdev.doclinks import NbdevLookup
 from fastcore.foundation import L
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, _def_names, _show_docs, _want_doc, add_show_docs
+
+
+_moments = {*event.__dict__}  # fastai lets every callback take a function for each moment of training; none of ours is meant so
 
 
 def _methods(cls: ast.ClassDef) -> list:
@@ -88,7 +92,7 @@ class Table(ShowDocRenderer):
 
     def params(self) -> list:
         if self.sig is None: return []
-        return [p for k, p in self.sig.parameters.items() if k not in ('self', 'cls')]
+        return [p for k, p in self.sig.parameters.items() if k not in ('self', 'cls') and k not in _moments]
 
     def call(self) -> str:
         "How one writes it; over several lines where it is long"

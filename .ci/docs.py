@@ -7,7 +7,7 @@ nbdev processes the notebooks (hidden cells, documentation tables, links between
 them from nbs/_quarto.yml, and `finish` below settles links, pictures and maths so that the site stands on its
 own and is the same byte for byte on every machine.
 """
-import base64, filecmp, hashlib, html, json, os, posixpath, re, shutil, sys, tempfile
+import base64, filecmp, hashlib, html, io, json, os, posixpath, re, shutil, sys, tempfile
 from pathlib import Path
 
 os.environ['IN_TEST'] = '1'  # as nbdev sets it: a notebook that is processed exports nothing
@@ -18,6 +18,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html, nbglob
 from nbdev.process import NBProcessor
 from nbdev.quarto import refresh_quarto_yml
+from PIL import Image as Picture
 
 import apidocs, links, polish, readme
 from tinycourse.lessons import badges, is_exercise, with_solution, without_solution
@@ -54,6 +55,18 @@ def for_readers(nb, name: str):
     for i, cell in enumerate(nb.cells): cell.idx_ = i
 
 
+def as_terminal(text: str) -> str:
+    "What a terminal shows in the end: a carriage return begins the line again, and progress bars are gone"
+    lines = [line.rstrip('\r').rpartition('\r')[2].rstrip() for line in text.split('\n')]
+    return '\n'.join(o for o in lines if '|---' not in o and '███' not in o and o != '█')
+
+
+def is_plot(data: bytes) -> bool:
+    "Lines and words on a white page, as against photographs and heatmaps: dark mode may turn its lightness around"
+    counts = Picture.open(io.BytesIO(data)).convert('RGB').convert('L').histogram()
+    return sum(counts[248:]) > .65*sum(counts)
+
+
 def stage(dest: Path):
     "Process every notebook into `dest`, and copy the files beside them"
     for f in sorted(nbglob(file_glob='', skip_file_re=r'^\.', as_path=True)):
@@ -69,6 +82,9 @@ def stage(dest: Path):
         nb.metadata.pop('widgets', None)
         for out in (o for c in nb.cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
             out.data['text/markdown'] = unlink_code(''.join(out.data['text/markdown']))
+        for cell in (c for c in nb.cells if '\r' in ''.join(''.join(o.get('text', '')) for o in c.get('outputs', []))):
+            for out in (o for o in cell.outputs if 'text' in o): out.text = as_terminal(''.join(out.text))
+            cell.outputs = [o for o in cell.outputs if ''.join(o.get('text', 'x')).strip()]
         nb.cells[0].source = re.sub(r'^output-file:.*\n', '', nb.cells[0].source, flags=re.M)  # `finish` does it
         write_nb(nb, to)
         text = to.read_text(encoding='utf-8')  # Python 3.13 says where Path really lives; readers need not know
@@ -124,7 +140,7 @@ def finish(site: Path, widths: dict):
         if m[1] == 'png':
             w, h = (int.from_bytes(data[i:i+4], 'big') for i in (16, 20))
             shown = widths.get(digest(data), w)
-            size = f' width="{shown}" height="{round(h*shown/w)}"'
+            size = f' width="{shown}" height="{round(h*shown/w)}"' + ' data-plot'*is_plot(data)
         return f'src="{src}"{size} loading="lazy"'
 
     for name, text in pages.items():

@@ -15,6 +15,31 @@ def quiet_icons(text: str) -> str:
     return re.sub(r'<i class="(bi[^"]*)" role="img"', r'<i class="\1" aria-hidden="true"', text)
 
 
+def landmarks(text: str) -> str:
+    "Each part of the frame under a name of its own; the headings that fold the list of pages are buttons that Tab reaches"
+    for cls, label in (('navbar ', 'Site'), ('quarto-secondary-nav', 'Where you are'), ('page-navigation', 'Previous and next')):
+        text = text.replace(f'<nav class="{cls}', f'<nav aria-label="{label}" class="{cls}', 1)
+    text = text.replace('<nav id="quarto-sidebar"', '<nav aria-label="Pages" id="quarto-sidebar"', 1)
+    text = text.replace('<nav id="TOC"', '<nav aria-label="On this page" id="TOC"', 1)
+    text = text.replace('<div class="toc-actions">', '<div class="toc-actions" role="navigation" aria-label="This page on GitHub">')
+    text = re.sub(r'(<a class="sidebar-item-text[^>]*data-bs-target="(#[^"]*)") role="navigation"', r'\1 href="\2" role="button"', text)
+    return re.sub(r'(<a class="sidebar-item-toggle[^>]*) role="navigation"([^>]*?) aria-label="[^"]*"', r'\1\2 aria-hidden="true"', text)
+
+
+def wide_outputs(text: str) -> str:
+    "What scrolls sideways can be reached and scrolled with the keyboard, and only that: a stop of Tab that does nothing is a nuisance"
+    script = """<script>
+addEventListener("load", () => new ResizeObserver(() => {
+  for (const e of document.querySelectorAll("main .cell-output, main .cell-output > div, main pre, main .table-wide, main math[display=block]")) {
+    const wide = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible";
+    if (wide) { e.tabIndex = 0; e.setAttribute("role", "group"); e.setAttribute("aria-label", "Wider than the page: scrolls"); }
+    else if (e.getAttribute("aria-label") === "Wider than the page: scrolls") ["tabindex", "role", "aria-label"].forEach((a) => e.removeAttribute(a));
+  }
+}).observe(document.querySelector("main")));
+</script>"""
+    return text.replace('</body>', script + '</body>', 1)
+
+
 def table_corners(text: str) -> str:
     "pandas puts an empty header into the corner of a table, where there is nothing to head"
     return re.sub(r'<th([^>]*)>\s*(?:&nbsp;)?\s*</th>', r'<td\1></td>', text)
@@ -55,7 +80,7 @@ def page_title(text: str) -> str:
 def polish(text: str, url: str) -> str:
     "A page, complete"
     title = page_title(text)
-    text = skip_link(quiet_icons(table_corners(text)))
+    text = wide_outputs(landmarks(skip_link(quiet_icons(table_corners(text)))))
     return addresses(figure_names(text, title), url, title)
 
 
@@ -69,7 +94,7 @@ def not_found(index: str, base: str) -> str:
     "A page for addresses that do not exist, in the site's dress; its links are whole, for it may be shown anywhere"
     body = '<h1>There is no such page</h1><p>It may have moved. The search field above knows every page, and the lessons are on the left.</p>'
     text = re.sub(r'(<main[^>]*>).*?(</main>)', rf'\1{body}\2', index, flags=re.S)
-    text = re.sub(r'<nav id="TOC".*?</nav>', '', text, flags=re.S)
+    text = re.sub(r'<nav [^>]*id="TOC".*?</nav>', '', text, flags=re.S)
     text = re.sub(r'<title>.*?</title>', '<title>Not found – tinycourse</title>', text)
     text = re.sub(r'<(link rel="canonical"|meta property="og:)[^>]*>', '', text)
     text = text.replace('<meta name="smalldocs:offset" content="./">', f'<meta name="smalldocs:offset" content="{base}">')

@@ -31,7 +31,8 @@ class WordSearch {
         const at = this.found.get(w);
         at.set(i, Math.max(at.get(i) || 0, weight) + 0.1);
       });
-      weigh(e.title, 3); weigh(e.section, 6); weigh(e.text, 1);
+      weigh(e.title, e.section ? 3 : 6); weigh(e.section, 6);  // a page's own entry has no section
+      weigh(e.text, 1);
     });
   }
   like(word) {  // words of the site that may be meant, and how likely

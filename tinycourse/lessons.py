@@ -55,10 +55,10 @@ def is_exercise(
 _site = 'https://tinycourse.github.io/tinycourse'
 _repository = 'tinycourse/tinycourse'
 
-install_cell = '''# On Colab and Kaggle this installs the course; anywhere else it does nothing
+install_cell = f'''# On Colab and Kaggle this installs the course; anywhere else it does nothing
 import os, sys
 if 'google.colab' in sys.modules or 'KAGGLE_KERNEL_RUN_TYPE' in os.environ:
-    %pip install -q tinycourse'''
+    %pip install -q git+https://github.com/{_repository}'''
 
 def _markdown(source): return dict(cell_type='markdown', metadata={}, source=source.splitlines(True))
 
