@@ -5,7 +5,7 @@
 Each notebook runs in a process of its own under nbdev's `nbdev_test`, a few at a time. Naming notebooks (any part
 of the path will do) runs only those. `--latest` is for an environment with the newest nbdev, fastai and fastcore.
 """
-import argparse, ast, json, os, re, shutil, subprocess, sys, tempfile, time
+import argparse, ast, json, multiprocessing, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,17 +15,12 @@ BIN = Path(sys.executable).parent
 LIMIT = int(os.environ.get('LIMIT', 1200))  # seconds that one notebook may take
 TREE = ['settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'nbs', 'tinycourse']
 WIDTH = {'api': 120}  # characters in a line of code, by folder of nbs/; 88 in all others
-TOO_WIDE = """
-api/00_core api/04_data api/05_augment api/06_packed api/07_models api/08_schedule api/09_lr_find
-api/10_regularize api/11_history api/12_learner api/13_interpret api/14_gradcam api/15_distributed
-api/16_bench api/17_train api/18_experiments api/19_records api/20_lessons api/30_cli api/31_all index
-""".split()  # notebooks with wider lines still; the list can only shrink
 LONGEST = """
 api/17_train api/30_cli api/15_distributed lessons/10_where_does_it_look lessons/09_why_does_it_fail
 lessons/01_see_it_work lessons/07_regularization lessons/06_schedules lessons/05_finding_a_learning_rate
 lessons/13_cifar10 lessons/04_residual_networks lessons/03_augmentation api/12_learner api/09_lr_find api/11_history
 """.split()  # the notebooks that take longest, which start first, so that all processes end together
-NBDEV_TEST = 'import sys; from nbdev.test import nbdev_test as t; t.__wrapped__(path=sys.argv[1], flags=sys.argv[2], n_workers=0)'
+PRELOAD = ['nbdev.test', 'fastai.vision.all']  # imported once, by the process of which all that run notebooks are copies
 
 
 class Skip(Exception): "A check that cannot run here, with the reason"
@@ -50,6 +45,31 @@ def run(*cmd, cwd=ROOT, env=None, timeout=None) -> str:
     except subprocess.TimeoutExpired as e: raise AssertionError(f'stopped after {timeout} s') from e
     assert r.returncode == 0, '\n'.join(r.stdout.strip().splitlines()[-60:]) or f'exit status {r.returncode}'
     return r.stdout
+
+
+def as_test(notebook: Path, flags: str, said: str):
+    "In a process of its own: run a notebook under nbdev_test, and write to the file `said`"
+    with open(said, 'wb', buffering=0) as f:
+        for stream in (1, 2): os.dup2(f.fileno(), stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.path[0] = ''  # not .ci, whose modules are not for notebooks
+    from nbdev.test import nbdev_test
+    nbdev_test.__wrapped__(path=notebook, flags=flags, n_workers=0)
+
+
+def run_notebook(notebook: Path, flags: str):
+    "An AssertionError with the end of what a notebook said, if it fails or takes too long"
+    with tempfile.TemporaryDirectory() as tmp:
+        said = Path(tmp)/'said'
+        process = multiprocessing.get_context('forkserver').Process(target=as_test, args=(notebook, flags, said))
+        process.start()
+        process.join(LIMIT)
+        late = process.is_alive()
+        if late: process.kill()
+        process.join()
+        words = '\n'.join(said.read_text(errors='replace').strip().splitlines()[-60:])
+    assert not late, f'stopped after {LIMIT} s\n{words}'
+    assert process.exitcode == 0, words or f'exit status {process.exitcode}'
 
 
 def copy_tree(to: Path):
@@ -115,10 +135,9 @@ def wide_lines(notebook: Path, limit: int) -> list:
 def check_widths():
     "Lines of code are not too wide"
     limits = {p: WIDTH.get(p.relative_to(NBS).parent.as_posix(), 88) for p in notebooks()}
-    wide = {p.relative_to(NBS).with_suffix('').as_posix(): (wide_lines(p, n), n) for p, n in limits.items()}
-    bad = [f'{k}: {len(lines)} lines of code over {n} characters, such as {lines[0].strip()[:60]}'
-           for k, (lines, n) in wide.items() if lines and k not in TOO_WIDE]
-    bad += [f'{k} has no wide line now: delete it from TOO_WIDE in .ci/test.py' for k in TOO_WIDE if not wide.get(k, ([], 0))[0]]
+    wide = {p: wide_lines(p, n) for p, n in limits.items()}
+    bad = [f'{p.relative_to(NBS)}: {len(lines)} lines of code over {limits[p]} characters, such as {lines[0].strip()[:60]}'
+           for p, lines in wide.items() if lines]
     assert not bad, '\n'.join(bad)
 
 
@@ -236,7 +255,8 @@ def main():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     workers = max(1, min(4, cores//int(os.environ.get('THREADS', 1)), len(nbs)))
     threads = max(1, cores//workers)
-    env = {**os.environ, 'NO_ALBUMENTATIONS_UPDATE': '1', 'OMP_NUM_THREADS': str(threads), 'PYTHONWARNINGS': 'ignore'}
+    os.environ.update(NO_ALBUMENTATIONS_UPDATE='1', OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
+    multiprocessing.set_forkserver_preload(PRELOAD)
 
     checks = [] if args.names else [check_exports_latest] if args.latest else CHECKS
     beside = [] if args.names or args.latest else BESIDE
@@ -247,8 +267,7 @@ def main():
                   for nb in nbs for c in json.loads(nb.read_text(encoding='utf-8'))['cells'])
     print(f'==> Running {len(nbs)} notebooks, {workers} at a time with {threads} thread(s) each'
           f'{f"; {flagged} cells marked slow or cuda" if flagged else ""}', flush=True)
-    one = lambda nb: timed(nb.relative_to(NBS).as_posix(),
-                           lambda: run(sys.executable, '-c', NBDEV_TEST, nb, args.flags, env=env, timeout=LIMIT))
+    one = lambda nb: timed(nb.relative_to(NBS).as_posix(), lambda: run_notebook(nb, args.flags))
     t = time.time()
     jobs = [lambda c=c: timed(c.__doc__, c) for c in beside] + [lambda nb=nb: one(nb) for nb in nbs]
     with ThreadPoolExecutor(workers) as pool: results += pool.map(lambda job: job(), jobs)

@@ -27,5 +27,7 @@ from .train import *
 from .experiments import *
 from .records import *
 from .lessons import *
+from .interactive import *
+from .drawing import *
 
 __all__ = [o for o in globals() if not o.startswith('_')]

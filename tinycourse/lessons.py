@@ -238,7 +238,7 @@ def check_lesson(
     path:str|Path, # A learner's notebook
     timeout:int=1200 # Seconds that one cell may take
 ) -> pd.DataFrame: # A row for each exercise: lesson, exercise, outcome; exercise 0 is an error outside the exercises
-    "Run a lesson, and see which exercises pass. Raises `DataError` for what is no notebook, `ConfigError` without nbclient"
+    "Run a lesson, and see which exercises pass; raises `DataError` for no notebook, `ConfigError` without nbclient"
     try: import nbformat, nbclient
     except ImportError: raise ConfigError('checking notebooks needs nbclient', 'pip install jupyter') from None
     path = Path(path)

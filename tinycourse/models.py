@@ -346,7 +346,8 @@ class _Follower(torch.fx.Interpreter):
         output = () if node.op == 'get_attr' else tuple(out.shape[1:])
         self.rows.append(dict(layer=node.target, type=type(layer).__name__, output=output,
             parameters=sum(p.numel() for p in new), macs=macs,
-            stride=field and _one_or_two(field.stride), receptive_field=field and _one_or_two(field.side)))
+            stride=field and _one_or_two(field.stride), receptive_field=field and _one_or_two(field.side),
+            first=field and _one_or_two(field.first)))
 
 # %% ../nbs/api/07_models.ipynb #1b8f4849
 def _traced(model):
@@ -358,7 +359,8 @@ def _traced(model):
 
 def summary_table(
     model:nn.Module, # A network that takes a batch of images with three channels; it is left as it was
-    size:int=64 # Side of the images, in pixels
+    size:int=64, # Side of the images, in pixels
+    corner:bool=False # One more column, `first`: where the field of position 0 begins, in pixels, negative in the padding
 ) -> pd.DataFrame: # layer, type, output (channels, height, width), parameters, macs, stride, receptive_field (pixels)
     """What each layer puts out, what it costs and how much of the image it sees, in the order in which the layers run.
     Fields are those of the unlimited plane, so they may be wider than the image; missing where they cannot be followed.
@@ -373,7 +375,7 @@ def summary_table(
             said = ' '.join(str(e).split())
             cause = f'the network does not take images of {size} x {size} pixels ({said})'
             raise ConfigError(cause, 'Give the size that it was made for') from None
-    columns = ['layer', 'type', 'output', 'parameters', 'macs', 'stride', 'receptive_field']
+    columns = ['layer', 'type', 'output', 'parameters', 'macs', 'stride', 'receptive_field'] + ['first']*corner
     return pd.DataFrame(follower.rows, columns=columns)
 
 # %% ../nbs/api/07_models.ipynb #42dac6d9

@@ -103,7 +103,8 @@ def load_record(
     "A recorded run by its name; raises `DataError` for one that was never made"
     folder = Path(folder) if folder else records_folder()
     if (folder/name).is_dir(): return Record(folder/name)
-    cure = did_you_mean(name, [o.name for o in folder.iterdir() if o.is_dir()], f'Make it with: tinycourse records run {name}')
+    made = [o.name for o in folder.iterdir() if o.is_dir()]
+    cure = did_you_mean(name, made, f'Make it with: tinycourse records run {name}')
     raise DataError(f'there is no record {name!r}', cure)
 
 def load_seeds(
@@ -288,7 +289,8 @@ def run_records(
         raise ConfigError('there is no GPU that PyTorch can use', 'Leave out --device cuda')
     for o in names or []:
         if o not in rows:
-            raise ConfigError(f'there is no row {o!r} in the list', did_you_mean(o, rows, 'Names are in: tinycourse records'))
+            raise ConfigError(f'there is no row {o!r} in the list',
+                              did_you_mean(o, rows, 'Names are in: tinycourse records'))
     at_once = at_once or (1 if device == 'cuda' else max(1, (os.cpu_count() or 1)))
     wanted = names or [k for k,o in rows.items() if o.device == device]
     todo = [o for o in wanted if row_state(rows[o], work, dest) != 'done']

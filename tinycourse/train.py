@@ -15,14 +15,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.vision.all import Learner, ProgressCallback, num_distrib
 from filelock import FileLock, Timeout
-from .core import ConfigError, DataError, TinyCourseError, atomic_write, device_report, seed_everything, source_commit
+from .core import (
+    ConfigError, DataError, TinyCourseError, atomic_write, device_report, seed_everything, source_commit)
 from .data import reporting_half, tiny_dls
 from .distributed import distributed_context, setup_distributed, teardown_distributed
 from .external import SOURCES, get_data
 from .gradcam import cam_panel
 from .history import LogLines, plain_output
 from .interpret import plot_misclassified, predictions
-from .learner import Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, recipes, tiny_learner
+from .learner import (
+    Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, recipes, tiny_learner)
 from .models import archs, count_parameters, plain_model, smallest_size, stems, tiny_resnet18
 from .packed import pack, packed_dls
 from .regularize import EMA
@@ -67,11 +69,13 @@ def write_report(
 # %% ../nbs/api/17_train.ipynb #602a2dd6
 def run_answers(
     learn:Learner # A trained learner
-) -> pd.DataFrame: # truth, predicted (class numbers), prob (of the predicted class, 0 to 1), report (1 in the reporting half)
+) -> pd.DataFrame: # truth, predicted (class numbers), prob (of the predicted), report (1 in the reporting half)
     "A row for each validation image, in the order of the validation set"
-    df,number = predictions(learn),{o: i for i,o in enumerate(learn.dls.vocab)}
+    df = predictions(learn)
+    number = {o: i for i,o in enumerate(learn.dls.vocab)}
     half = reporting_half(pd.DataFrame(list(learn.dls.valid_ds.items)))
-    columns = dict(truth=df.truth.map(number), predicted=df.predicted.map(number), prob=df.prob, report=half.astype(int))
+    columns = dict(truth=df.truth.map(number), predicted=df.predicted.map(number), prob=df.prob,
+                   report=half.astype(int))
     return pd.DataFrame(columns)
 
 def half_accuracies(
@@ -172,8 +176,9 @@ class RunSettings:
     def _check_words(self):
         self.data = str(self.data)
         if self.data in ('cifar10', 'cifar10-sample'):
-            raise ConfigError(f'a run cannot read {self.data}',
-                              'Give sample, tiny-imagenet, or a zip or folder of that layout. Lesson 13 trains on CIFAR-10')
+            raise ConfigError(
+                f'a run cannot read {self.data}',
+                'Give sample, tiny-imagenet, or a zip or folder of that layout. Lesson 13 trains on CIFAR-10')
         by_name = self.data in ('sample', *SOURCES)
         if not by_name and Path(self.data).exists(): self.data = str(Path(self.data).resolve())
         words = dict(arch=archs, stem=(None, *stems), split=('70/30', 'official'), amp=('auto', 'bf16', 'fp16', 'fp32'))
@@ -286,8 +291,8 @@ def _weights(
 def load_run(
     path:str|Path # The folder of a finished run, or a file of weights such as its model.pth
 ) -> tuple: # The network, in evaluation mode on the CPU, and the run's record
-    """A trained `tiny_resnet18`. Without run.json beside it the record holds `arch` and `vocab` and no more. Weights alone
-    (a `state_dict`) are taken for those of a plain ResNet18, and its classes have numbers for names.
+    """A trained `tiny_resnet18`. Without run.json beside it the record holds `arch` and `vocab` and no more.
+    Weights alone (a `state_dict`) are taken for those of a plain ResNet18, and its classes have numbers for names.
     Raises `ConfigError` or `DataError`"""
     path = Path(path)
     file = path/'model.pth' if path.is_dir() else path
@@ -463,8 +468,10 @@ def _say_what(
     source,machine,processes = learn.dls.source,device_report(),num_distrib()
     if s.size and s.size < (least := smallest_size(learn.model)):
         print(f'At {s.size} pixels some layers look at a single position; from {least} on they have more', flush=True)
-    images = f'{source["n_train"]:,} training and {source["n_valid"]:,} validation images'
-    where = f'{machine["device_name"]} ({machine["device"]}, {learn.precision})' + f', {processes} processes'*(processes > 1)
+    n_train,n_valid = source["n_train"],source["n_valid"]
+    images = f'{n_train:,} training and {n_valid:,} validation images'
+    where = f'{machine["device_name"]} ({machine["device"]}, {learn.precision})'
+    if processes > 1: where += f', {processes} processes'
     print(f'{learn.arch} ({learn.stem} stem), {source["classes"]} classes, {images}, {s.epochs} epochs, '
           f'recipe {s.recipe["name"]}, on {where}', flush=True)
 
@@ -474,7 +481,8 @@ def train_run(
     **settings # Any fields of `RunSettings`
 ) -> dict: # The record, as in run.json; its 'out' says where the run is
     "Train a network and write the nine files of a run; raises `ConfigError`, `DataError`, or `Interrupted`"
-    rank,state = setup_distributed(),None
+    rank = setup_distributed()
+    state = None
     out = Path(out).expanduser() if out else None
     if resume:
         out = _old_folder(out)

@@ -1,0 +1,214 @@
+"""Move the figures of the built pages in a real browser, and compare what they show with what Python computes.
+
+    pip install playwright
+    python .ci/figures.py [--browser /usr/bin/chromium] [--shots FOLDER] [PAGE.html ...]
+
+Without pages, all of docs/ that have a figure to move. Not part of `make test`, which needs no browser. `--shots` keeps
+a picture of each figure: light and dark, wide and narrow.
+"""
+import argparse, base64, io, json, re, sys
+from pathlib import Path
+
+import numpy as np, torch
+from PIL import Image
+from fastai.callback.schedule import combined_cos
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from tinycourse.gradcam import energy_in_box, overlay
+from tinycourse.schedule import cycle_at
+
+KINDS = ('schedule', 'field', 'cam')
+
+
+def shown(figure) -> dict:
+    "The numbers that a figure shows, from its data attributes"
+    return json.loads(figure.evaluate('o => JSON.stringify({...o.dataset})'))
+
+
+def slide(figure, name: str, value):
+    "Put a slider where a mouse would"
+    figure.locator(f'[data-set="{name}"]').evaluate(
+        "(o, v) => { o.value = v; o.dispatchEvent(new Event('input', {bubbles: true})); }", value)
+
+
+def choose(figure, name: str, value: str): figure.locator(f'select[data-set="{name}"]').select_option(value)
+
+
+def near(a, b, tolerance=1e-6): assert abs(float(a) - float(b)) <= tolerance*max(1e-12, abs(float(b))), f'{a} is not {b}'
+
+
+def rate(shape, step, total, low, high, climb, gamma):
+    if shape == 'one cycle': return float(combined_cos(climb/total, low, high, high/1e5)(step/total))
+    return cycle_at(step, low, high, climb, mode=shape, gamma=gamma)
+
+
+def move_schedule(page, figure, data) -> int:
+    "Every shape at several settings, the keyboard, and the top dragged with the mouse"
+    total, n = data['total'], 0
+    agreed, of = shown(figure)['agrees'].split('/')
+    assert agreed == of == str(len(data['checks'])), f'the script agrees with the library in {agreed} of {of} cases'
+    for shape in data['shapes']:
+        choose(figure, 'schedule', shape)
+        for top, part, climb, gamma, at in ((-1, 25, total//4, .99, total//3), (-.5, 7, total//7, .95, total-1), (-2.3, 100, total//2, 1, 1)):
+            for name, value in {'highest rate': top, 'lowest: highest /': part, 'batches up': climb, 'gamma': gamma, 'look at batch': at}.items():
+                slide(figure, name, value)
+            o = shown(figure)
+            near(o['high'], 10**top, 1e-9)
+            settings = total, 10**top/part, 10**top, climb, gamma
+            assert abs(float(o['rate']) - rate(shape, at, *settings)) < 1e-6*10**top, (shape, settings, o)
+            assert abs(float(o['last']) - rate(shape, total-1, *settings)) < 1e-6*10**top, (shape, settings, o)
+            words = figure.locator('.tc-say').inner_text()
+            said = float(re.search(r'learning rate (\S+)\. The', words)[1])
+            assert abs(said - rate(shape, at, *settings)) < 6e-4*max(said, 1e-9) + 1e-6*10**top, words
+            n += 1
+    choose(figure, 'schedule', 'triangular2')
+    slide(figure, 'highest rate', -1)
+    climb = figure.locator('[data-set="batches up"]')
+    was = int(climb.input_value())
+    climb.focus()
+    page.keyboard.press('ArrowRight')
+    assert int(climb.input_value()) == was + 1, 'the arrow key moves no slider'
+    top = figure.locator('.tc-top')
+    top.scroll_into_view_if_needed()
+    box = top.bounding_box()
+    x, y = box['x'] + box['width']/2, box['y'] + box['height']/2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 60, y + 40, steps=4)
+    page.mouse.up()
+    assert int(climb.input_value()) < was - 5 and float(shown(figure)['high']) < .095, 'the top cannot be dragged'
+    return n + 2
+
+
+def move_field(page, figure, data) -> int:
+    "Every layer of every network, at three places; then the keyboard and a click into the image"
+    n, size = 0, data['size']
+    for name, rows in data['tables'].items():
+        choose(figure, data['choice'], name)
+        for row in rows:
+            figure.locator(f'input[type=radio][value="{row["layer"]}"]').check()
+            for x, y in ((size//2, size//2), (0, size-1), (size//3, 5)):
+                slide(figure, 'column', x)
+                slide(figure, 'row', y)
+                o = shown(figure)
+                corner = [int(p) for p in o['from'].split(',')]
+                ends = [int(p) for p in o['to'].split(',')]
+                positions = [(p - row['first'])/row['stride'] for p in corner]
+                assert all(p == int(p) and 0 <= p < row['output'][1] for p in positions), (row, corner)
+                assert [b - a + 1 for a, b in zip(corner, ends)] == [row['field']]*2, (row, corner, ends)
+                middles = [row['first'] + (row['field']-1)/2 + np.arange(row['output'][1])*row['stride'] for _ in 'xy']
+                for pixel, a, m in zip((x, y), corner, middles):
+                    mine = a + (row['field']-1)/2
+                    assert abs(mine - pixel) <= np.abs(m - pixel).min() + 1e-9, f'{row["layer"]}: another position is nearer'
+                seen = [np.clip(b, 0, size-1) - np.clip(a, 0, size-1) + 1 for a, b in zip(corner, ends)]
+                near(o['share'], 100*seen[0]*seen[1]/size**2, 1e-9)
+                n += 1
+    radios = figure.locator('input[type=radio]')
+    radios.nth(2).check()
+    radios.nth(2).focus()
+    page.keyboard.press('ArrowDown')
+    assert shown(figure)['layer'] == radios.nth(3).input_value(), 'the arrow key chooses no layer'
+    svg = figure.locator('svg')
+    svg.scroll_into_view_if_needed()
+    box = svg.bounding_box()
+    page.mouse.click(box['x'] + box['width']/2, box['y'] + box['height']*.3)
+    assert abs(int(figure.locator('[data-set="row"]').input_value()) - (.3*1.75-.375)*size) < 2, 'a click moves no square'
+    return n + 2
+
+
+def move_cam(page, figure, data) -> int:
+    "Every image, layer and method; the pixels are those of `overlay`"
+    n = 0
+    names = [f'{i+1}: {o["truth"]}' for i, o in enumerate(data['images'])]
+    for i, own in enumerate(data['images']):
+        choose(figure, 'image', names[i])
+        picture = Image.open(io.BytesIO(base64.b64decode(own['picture'].split(',')[1]))).convert('RGB')
+        image = torch.tensor(np.array(picture)).permute(2, 0, 1)/255
+        for key, rows in data['found'].items():
+            layer, method = key.split()
+            choose(figure, 'layer', layer)
+            choose(figure, 'method', method)
+            strength = (.3, .5, .8)[n % 3]
+            slide(figure, 'strength', strength)
+            page.wait_for_function('([id, w]) => document.getElementById(id).dataset.shown == w', arg=[figure.get_attribute('id'), f'{i} {key}'])
+            page.wait_for_timeout(30)
+            side = rows[i]['side']
+            heat = torch.tensor(np.frombuffer(base64.b64decode(rows[i]['heat']), np.uint8).reshape(side, side)/255).float()
+            pixels = figure.locator('canvas').evaluate("o => o.toDataURL('image/png')")
+            got = np.array(Image.open(io.BytesIO(base64.b64decode(pixels.split(',')[1]))).convert('RGB')).astype(float)
+            want = 255*overlay(image, heat, alpha=strength).numpy()
+            off = np.abs(got - want)
+            assert off.mean() < 1.5 and np.percentile(off, 99) < 8, f'{key}: pixels differ by {off.mean():.2f}, at most {off.max():.0f}'
+            o, words = shown(figure), figure.locator('.tc-say').inner_text()
+            energy = 100*energy_in_box(heat[None], torch.tensor([own['box']]))[0].item()
+            assert abs(float(o['energy']) - energy) < 1.5, (key, o, energy)
+            assert 'empty' in words if rows[i]['empty'] else f'{rows[i]["energy"]:.1f} %' in words, words
+            n += 1
+    method = figure.locator('select[data-set="method"]')
+    was = method.input_value()
+    method.focus()
+    page.keyboard.press('ArrowUp')
+    assert method.input_value() != was, 'the arrow key chooses no method'
+    return n + 1
+
+
+MOVES = dict(schedule=move_schedule, field=move_field, cam=move_cam)
+
+
+def try_page(browser, path: Path, shots):
+    "All figures of one page, in two schemes and two widths, and without a script"
+    text = path.read_text(encoding='utf-8')
+    found = re.findall(r'id="tc-(\w+)-(\w+)"', text)
+    data = [json.loads(o) for o in re.findall(r'^const data = (.*);$', text, re.M)]
+    for dark in (False, True):
+        for width in (1400, 420):
+            page = browser.new_page(viewport=dict(width=width, height=900), color_scheme='dark' if dark else 'light')
+            errors, asked = [], []
+            page.on('pageerror', lambda e: errors.append(str(e)))
+            page.on('request', lambda r: asked.append(r.url) if not re.match('file:|data:|blob:', r.url) else None)
+            page.goto(path.as_uri())
+            for (kind, name), own in zip(found, data):
+                figure = page.locator(f'#tc-{kind}-{name}')
+                figure.scroll_into_view_if_needed()
+                page.wait_for_timeout(400)
+                assert figure.locator('.tc-still').count() == 0, f'{kind}: the picture still stands there'
+                box = figure.bounding_box()
+                assert box['x'] >= 0 and box['x'] + box['width'] <= width, f'{kind} is wider than a page of {width}'
+                if shots: figure.screenshot(path=shots/f'{path.stem}-{kind}-{width}-{"dark" if dark else "light"}.png')
+                if not dark:
+                    n = MOVES[kind](page, figure, own)
+                    print(f'  {path.stem:<20} {kind:<10} {width:>5} px: {n} moves, every number as computed', flush=True)
+            assert not errors, errors
+            assert not asked, f'something was fetched: {asked}'
+            page.close()
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(path.as_uri())
+    for kind, name in found:
+        still = page.locator(f'#tc-{kind}-{name} .tc-still img')
+        still.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        box = still.bounding_box()
+        assert box['width'] > 150 and box['height'] > 100, f'{kind}: without a script there is no picture'
+        if shots: still.screenshot(path=shots/f'{path.stem}-{kind}-still.png')
+    page.close()
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('pages', nargs='*', type=Path)
+    p.add_argument('--browser', default='/usr/bin/chromium', help='a Chromium or Chrome')
+    p.add_argument('--shots', type=Path, help='where to keep pictures')
+    args = p.parse_args()
+    if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
+    pages = args.pages or [o for o in sorted((ROOT/'docs').rglob('*.html')) if 'class="tc-move"' in o.read_text(encoding='utf-8')]
+    if not pages: sys.exit('no page has a figure to move; run `make docs`')
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=args.browser, args=['--no-sandbox'])
+        for o in pages: try_page(browser, o.resolve(), args.shots)
+        browser.close()
+    print(f'{len(pages)} pages: all figures move and show what Python computes')
+
+
+if __name__ == '__main__': main()
