@@ -360,7 +360,7 @@ def _traced(model):
 def summary_table(
     model:nn.Module, # A network that takes a batch of images with three channels; it is left as it was
     size:int=64, # Side of the images, in pixels
-    corner:bool=False # One more column, `first`: where the field of position 0 begins, in pixels, negative in the padding
+    corner:bool=False # One more column, `first`: the pixel where position 0's field begins; negative in the padding
 ) -> pd.DataFrame: # layer, type, output (channels, height, width), parameters, macs, stride, receptive_field (pixels)
     """What each layer puts out, what it costs and how much of the image it sees, in the order in which the layers run.
     Fields are those of the unlimited plane, so they may be wider than the image; missing where they cannot be followed.
