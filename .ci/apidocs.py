@@ -110,6 +110,7 @@ class Table(ShowDocRenderer):
         for p in self.params():
             doc = docs.get(p.name, {}) or {}
             kind = _type(doc.get('anno', p.annotation))
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and not doc.get('docment'): continue  # the call shows them
             rows.append((f'`{p.name}`' + f' <span class="type">{_cell(kind)}</span>' * bool(kind), doc.get('docment') or '', _default(p.default)))
         back = docs.get('return', {}) or {}
         kind = _type(back.get('anno')) if not inspect.isclass(self.sym) else ''

@@ -30,7 +30,7 @@ def wide_outputs(text: str) -> str:
     "What scrolls sideways can be reached and scrolled with the keyboard, and only that: a stop of Tab that does nothing is a nuisance"
     script = """<script>
 addEventListener("load", () => new ResizeObserver(() => {
-  for (const e of document.querySelectorAll("main .cell-output, main .cell-output > div, main pre, main .table-wide, main math[display=block]")) {
+  for (const e of document.querySelectorAll("main .cell-output, main .cell-output > div, main pre, main .sd-table, main math[display=block]")) {
     const wide = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible";
     if (wide) { e.tabIndex = 0; e.setAttribute("role", "group"); e.setAttribute("aria-label", "Wider than the page: scrolls"); }
     else if (e.getAttribute("aria-label") === "Wider than the page: scrolls") ["tabindex", "role", "aria-label"].forEach((a) => e.removeAttribute(a));
@@ -43,6 +43,14 @@ addEventListener("load", () => new ResizeObserver(() => {
 def table_corners(text: str) -> str:
     "pandas puts an empty header into the corner of a table, where there is nothing to head"
     return re.sub(r'<th([^>]*)>\s*(?:&nbsp;)?\s*</th>', r'<td\1></td>', text)
+
+
+def readable_cells(text: str) -> str:
+    "Words on a coloured cell of a table, black or white, whichever is easier to read; pandas keeps white for too long"
+    def settled(m):
+        r, g, b = ((v/12.92 if v <= .04045 else ((v+.055)/1.055)**2.4) for v in (int(m[2][i:i+2], 16)/255 for i in (0, 2, 4)))
+        return m[1] + ('#000000' if .2126*r + .7152*g + .0722*b > .179 else '#ffffff')
+    return re.sub(r'(background-color: #([0-9a-fA-F]{6});\s*color: )#[0-9a-fA-F]{6}', settled, text)
 
 
 def figure_names(text: str, title: str) -> str:
@@ -80,7 +88,7 @@ def page_title(text: str) -> str:
 def polish(text: str, url: str) -> str:
     "A page, complete"
     title = page_title(text)
-    text = wide_outputs(landmarks(skip_link(quiet_icons(table_corners(text)))))
+    text = readable_cells(wide_outputs(landmarks(skip_link(quiet_icons(table_corners(text))))))
     return addresses(figure_names(text, title), url, title)
 
 

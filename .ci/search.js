@@ -5,7 +5,7 @@ const stem = (w) => w.length > 4 ? w.replace(/(?:ing|ed|es|s|e)$/, "") : w.repla
 const words = (text) => (text.toLowerCase().match(/[\p{L}\p{N}_]+(?:-[\p{L}\p{N}_]+)*/gu) || [])
   .flatMap((w) => w.includes("-") ? [w.replaceAll("-", ""), ...w.split("-")] : w.includes("_") ? [w, ...w.split("_")] : [w]).map(stem);
 const named = (query) => /_|[a-z][A-Z]/.test(query);  // who asks for a name of the library wants its page
-const rank = ({ href, section }, query) => (/^(Questionnaire|Further reading|Exercise|Project)/.test(section) ? 0.5 : 1)
+const rank = ({ href, section }, query) => (/^(Questionnaire|Further reading|Exercise|Project)/.test(section) ? 0.5 : !section && /^lessons\//.test(href) ? 1.5 : 1)
   * (named(query) ? 1 : /^how_do_i/.test(href) ? 5 : /^lessons\//.test(href) ? 5 : href.startsWith("api/all.") ? 0.3 : /^api\//.test(href) ? 1 : 1.5);
 
 function apart(a, b) {  // letters to change, add, leave out or swap; 3 for all that is more than 2

@@ -499,6 +499,6 @@ def train_run(
         return _train_along(learn, s, state)
     _say_what(learn, s)
     out = _make_folder(out)
-    learn.model_history.path = out/'history.csv'
+    vars(learn.model_history)['path'] = out/'history.csv'  # fastai warns of an attribute that the learner has, too
     with run_lock(out): record = _train_and_report(learn, s, out, state)
     return dict(record, out=str(out))
