@@ -331,7 +331,8 @@ def _add_data(sub):
     p.add_argument('data', nargs='?', default='sample', metavar='WHAT',
                    help='sample, tiny-imagenet, cifar10, cifar10-sample, or a path to a zip or a folder (default: '
                         'sample)')
-    p.add_argument('--verify', action='store_true', help='also decode every image and read its pack, and name what is broken')
+    p.add_argument('--verify', action='store_true',
+                   help='also decode every image, read all of its pack, and name what is broken')
     p.set_defaults(run=_data)
 
 def _data(args):
@@ -355,7 +356,8 @@ def _verify(path, name):
     from tinycourse.packed import find_pack
     bad = bad_images(path)
     if bad:
-        cure = 'Replace them with whole copies' if Path(name).exists() else f'Delete {path} and fetch the data again'
+        own = Path(name).exists()
+        cure = 'Replace them with whole copies' if own else f'Delete {path} and fetch the data again'
         raise DataError(f'{len(bad)} images cannot be decoded: {", ".join(map(str, bad[:5]))}', cure)
     print('every image can be decoded')
     packed = find_pack(path) if (path/'wnids.txt').exists() else None
