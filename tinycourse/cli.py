@@ -331,15 +331,14 @@ def _add_data(sub):
     p.add_argument('data', nargs='?', default='sample', metavar='WHAT',
                    help='sample, tiny-imagenet, cifar10, cifar10-sample, or a path to a zip or a folder (default: '
                         'sample)')
-    p.add_argument('--verify', action='store_true', help='also decode every image and name the broken ones')
+    p.add_argument('--verify', action='store_true',
+                   help='also decode every image, read all of its pack, and name what is broken')
     p.set_defaults(run=_data)
 
 def _data(args):
-    "Fetch, count, and on request decode everything"
-    from pathlib import Path
-    from tinycourse.core import DataError
+    "Fetch, count, and on request read everything"
     from tinycourse.data import fingerprint, tiny_items
-    from tinycourse.external import bad_images, get_data
+    from tinycourse.external import get_data
     path = get_data(args['data'])
     print(f'folder       {path}')
     if (path/'wnids.txt').exists():
@@ -347,11 +346,22 @@ def _data(args):
         parts = ', '.join(f'{n:,} {k}' for k,n in items.source.value_counts().items())
         print(f'images       {len(items):,} labelled ({parts})')
         print(f'classes      {items.wnid.nunique()}\nfingerprint  {fingerprint(items)}')
-    if args['verify'] and (bad := bad_images(path)):
-        own = Path(args['data']).exists()
+    if args['verify']: _verify(path, args['data'])
+
+def _verify(path, name):
+    "Decode every image, and compare every byte of the pack, if there is one, with what was packed"
+    from pathlib import Path
+    from tinycourse.core import DataError
+    from tinycourse.external import bad_images
+    from tinycourse.packed import find_pack
+    bad = bad_images(path)
+    if bad:
+        own = Path(name).exists()
         cure = 'Replace them with whole copies' if own else f'Delete {path} and fetch the data again'
         raise DataError(f'{len(bad)} images cannot be decoded: {", ".join(map(str, bad[:5]))}', cure)
-    if args['verify']: print('every image can be decoded')
+    print('every image can be decoded')
+    packed = find_pack(path) if (path/'wnids.txt').exists() else None
+    if packed: print(f'{packed.verify()} holds the bytes that were packed')
 
 def _add_doctor(sub):
     "The arguments of `tinycourse doctor`"

@@ -35,8 +35,11 @@ class SharedTrainer(OnceAFit, DistributedTrainer):
 
 # %% ../nbs/api/15_distributed.ipynb #8dae81ff
 def setup_distributed() -> int: # The number of this process; 0 for the first or only one
-    "Pick this process's GPU, or the CPU, if there are several processes; raises `ConfigError` if GPUs are too few"
+    "Pick this process's GPU, or the CPU, if there are several processes; `ConfigError` for too few GPUs, or no address"
     if num_distrib() < 2: return 0
+    if 'MASTER_ADDR' not in os.environ:
+        raise ConfigError(f'WORLD_SIZE is {num_distrib()}, but nothing says where the other processes are',
+                          'Start them with torchrun; to train alone: unset WORLD_SIZE RANK LOCAL_RANK')
     gpu = int(os.environ.get('LOCAL_RANK', -1))
     gpus = torch.cuda.device_count()
     if not gpus: default_device(False)  # nor several processes on the one GPU of a Mac

@@ -160,7 +160,8 @@ class StopOnNaN(TrainingCallback):
         "Raise if one of the losses kept since the last look is not finite; this is where a GPU is waited for"
         kept,self.kept = self.kept,[]
         if not kept: return
-        for (batch,lr,_),loss in zip(kept, torch.stack([o[2] for o in kept]).tolist()):
+        losses = torch.stack([o[2] for o in kept]).cpu() # all at once
+        for (batch,lr,_),loss in zip(kept, losses.tolist()):
             if not math.isfinite(loss): self.stop(batch, lr, loss)
 
     def stop(self, batch, lr, loss):
