@@ -55,14 +55,15 @@ def move_schedule(page, figure, data) -> int:
             for name, value in {'highest rate': top, 'lowest: highest /': part, 'batches up': climb, 'gamma': gamma, 'look at batch': at}.items():
                 slide(figure, name, value)
             o = shown(figure)
-            near(o['high'], 10**top, 1e-9)
-            settings = total, 10**top/part, 10**top, climb, gamma
-            assert abs(float(o['rate']) - rate(shape, at, *settings)) < 1e-6*10**top, (shape, settings, o)
-            assert abs(float(o['last']) - rate(shape, total-1, *settings)) < 1e-6*10**top, (shape, settings, o)
+            high = float(f'{10**top:.2g}')  # two digits, as the slider has it
+            near(o['high'], high, 1e-9)
+            settings = total, high/part, high, climb, gamma
+            assert abs(float(o['rate']) - rate(shape, at, *settings)) < 1e-6*high, (shape, settings, o)
+            assert abs(float(o['last']) - rate(shape, total-1, *settings)) < 1e-6*high, (shape, settings, o)
             words = figure.locator('.tc-say').inner_text()
             said = float(re.search(r'learning rate (\S+)\. The', words)[1])
             digits = 6e-4 if said >= 1e-3 else 6e-3  # four digits, and three of small numbers
-            assert abs(said - rate(shape, at, *settings)) < digits*said + 1e-6*10**top, words
+            assert abs(said - rate(shape, at, *settings)) < digits*said + 1e-6*high, words
             n += 1
     choose(figure, 'schedule', 'triangular2')
     slide(figure, 'highest rate', -1)

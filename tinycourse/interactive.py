@@ -21,7 +21,7 @@ from .interpret import plain_batch
 from .models import did_you_mean
 from .schedule import check_number, cycle_at
 
-# %% ../nbs/api/24_interactive.ipynb #d55bacf8
+# %% ../nbs/api/24_interactive.ipynb #122ec934
 _style = """
 .tc-move{max-width:46rem;color:inherit;line-height:1.45}
 .tc-move .tc-set{display:flex;flex-wrap:wrap;gap:.3rem 1.4rem;align-items:center;margin:.3rem 0}
@@ -35,12 +35,13 @@ _style = """
 .tc-move svg{display:block;touch-action:none}
 .tc-move svg text{fill:currentColor;font-size:12px}
 .tc-move .tc-two{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
-.tc-move .tc-list{max-height:21rem;overflow:auto;display:grid;gap:0 1rem;flex:1 1 15rem}
+.tc-move .tc-list{max-height:28rem;overflow:auto;display:grid;gap:0 1rem;flex:1 1 15rem}
 .tc-move .tc-list label{display:flex;padding:.05rem .3rem;border-radius:.3rem;cursor:pointer}
 .tc-move .tc-list label:has(:checked){background:#009E7333}
 .tc-move .tc-bar{display:block;height:.5rem;background:#009E73;border-radius:.2rem;flex:none}
 .tc-move .tc-name{flex:1;font-family:monospace;font-size:.85em}
 .tc-move canvas{border-radius:.3rem;width:100%;display:block}
+@media(max-width:600px){.tc-move .tc-list{max-height:12rem}}
 """.strip()
 
 _kit = """
@@ -118,7 +119,7 @@ def _some_rates(total, n=60):
         rows.append([shape, step, low, high, climb, gamma, _rate(shape, step, total, low, high, climb, gamma)])
     return rows
 
-# %% ../nbs/api/24_interactive.ipynb #306a1ad0
+# %% ../nbs/api/24_interactive.ipynb #d7dc96e0
 _draw_schedule = """
 const T = data.total;
 const rate = (shape, step, low, high, climb, gamma) => {
@@ -149,7 +150,7 @@ const draw = (live, root) => {
   let held = null;   // the highest rate on the axis while the top is dragged
 
   const paint = () => {
-    const kind = shape.input.value, high = 10**+top.input.value, low = high/+part.input.value;
+    const kind = shape.input.value, high = +(10**+top.input.value).toPrecision(2), low = high/+part.input.value;
     const value = step => rate(kind, step, low, high, +climb.input.value, +gamma.input.value);
     const rates = Array.from({length: T}, (_, i) => value(i)), now = +at.input.value;
     const W = Math.max(280, Math.min(root.clientWidth || 600, 736)), H = 230, left = 52, under = 36;
@@ -243,7 +244,7 @@ def _layers(table):
     return [dict(layer=o.layer, type=o.type, output=one(o), stride=o.stride, field=o.receptive_field, first=o.first,
                  parameters=o.parameters, macs=o.macs) for o in followed]
 
-# %% ../nbs/api/24_interactive.ipynb #d51f3530
+# %% ../nbs/api/24_interactive.ipynb #c4a75d24
 _draw_field = """
 const S = data.size, M = Math.round(S*.375);
 const draw = (live, root) => {
@@ -276,7 +277,8 @@ const draw = (live, root) => {
     const clip = p => Math.max(-M, Math.min(S+M, p));
     const [x0, y0] = from.map(clip), [x1, y1] = to.map(p => clip(p + 1));
     const seen = [0, 1].map(i => Math.max(0, Math.min(S-1, to[i]) - Math.max(0, from[i]) + 1));
-    const hole = `M${-M} ${-M}H${S+M}V${S+M}H${-M}ZM${x0} ${y0}V${y1}H${x1}V${y0}Z`;
+    const [a, b, c, d] = [x0, y0, x1, y1].map(p => Math.max(0, Math.min(S, p)));
+    const hole = `M0 0H${S}V${S}H0ZM${a} ${b}V${d}H${c}V${b}Z`;
     svg.setAttribute('aria-label', `an image, and on it the square that a position of ${o.layer} sees`);
     svg.replaceChildren(
       el('rect', {x: -M, y: -M, width: S+2*M, height: S+2*M, fill: 'currentColor', opacity: .12}),
