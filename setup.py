@@ -15,6 +15,7 @@ readme = Path('README.md').read_text(encoding='utf-8') if Path('README.md').exis
 raw = f'https://raw.githubusercontent.com/{cfg["user"]}/{cfg["repo"]}/{cfg["branch"]}/'
 readme = re.sub(r'!\[([^]]*)\]\((?!https?:)', rf'![\1]({raw}', readme)  # away from GitHub, links must be whole
 readme = re.sub(r'(?<!!)\[([^]]*)\]\((?!https?:|#)', rf'[\1]({cfg["git_url"]}/blob/{cfg["branch"]}/', readme)
+extras = dict(line.split(':') for line in cfg['extras'].strip().splitlines())
 minor = int(cfg['min_python'].split('.')[1])
 
 setup(
@@ -37,7 +38,7 @@ setup(
     include_package_data=True,
     python_requires=f'>={cfg["min_python"]}',
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'dev': shlex.split(cfg['dev_requirements'])},
+    extras_require={'dev': shlex.split(cfg['dev_requirements']), **{k: shlex.split(v) for k,v in extras.items()}},
     entry_points={
         'console_scripts': shlex.split(cfg['console_scripts']),
         'nbdev': [f'{cfg["lib_path"]}={cfg["lib_path"]}._modidx:d'],

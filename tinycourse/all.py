@@ -27,6 +27,7 @@ from .train import *
 from .experiments import *
 from .records import *
 from .lessons import *
+from .export import *
 from .interactive import *
 from .drawing import *
 
