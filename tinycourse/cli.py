@@ -196,7 +196,7 @@ def _gradcam(args):
 # %% ../nbs/api/30_cli.ipynb #02235b4e
 def _add_export(sub):
     "The arguments of `tinycourse export`"
-    p = sub.add_parser('export', help='keep a trained network as one file for others', argument_default=argparse.SUPPRESS,
+    p = sub.add_parser('export', help='keep a network as one file for others', argument_default=argparse.SUPPRESS,
         description='Write one file with the weights of a run, the names of its classes and what images are to be '
                     'prepared with; then read it back, and print how far its answers are from the network.',
         epilog='Example: tinycourse export runs/2026-01-31_12-00-00 --format onnx. Needs: pip install '
