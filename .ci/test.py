@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NBS, LIB = ROOT/'nbs', ROOT/'tinycourse'
 BIN = Path(sys.executable).parent
-LIMIT = int(os.environ.get('LIMIT', 1200))  # seconds that one notebook may take
+LIMIT = int(os.environ.get('LIMIT', 1800))  # seconds that one notebook may take
 TREE = ['settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'nbs', 'tinycourse']
 WIDTH = {'api': 120}  # characters in a line of code, by folder of nbs/; 88 in all others
 LONGEST = """
