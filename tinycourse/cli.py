@@ -80,6 +80,8 @@ def _add_train(sub):
                    help="largest learning rate (default: the recipe's, in proportion to the batch)")
     p.add_argument('--baseline', action='store_true', help='also fit a linear model and print its accuracy')
     p.add_argument('--out', metavar='DIR', help='folder of the run (default: runs/<date>)')
+    p.add_argument('--track', metavar='NAME',
+                   help='follow the run, on this machine, in tensorboard, wandb or trackio (default: nobody follows)')
     p.add_argument('--resume', action='store_true',
                    help='go on with an interrupted run: the one in --out, or the newest below runs/')
     p.set_defaults(run=_train)
@@ -196,7 +198,8 @@ def _gradcam(args):
 # %% ../nbs/api/30_cli.ipynb #02235b4e
 def _add_export(sub):
     "The arguments of `tinycourse export`"
-    p = sub.add_parser('export', help='keep a trained network as one file for others', argument_default=argparse.SUPPRESS,
+    p = sub.add_parser('export', help='keep a trained network as one file for others',
+                       argument_default=argparse.SUPPRESS,
         description='Write one file with the weights of a run, the names of its classes and what images are to be '
                     'prepared with; then read it back, and print how far its answers are from the network.',
         epilog='Example: tinycourse export runs/2026-01-31_12-00-00 --format onnx. Needs: pip install '

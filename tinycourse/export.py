@@ -154,8 +154,8 @@ def _on_cpu(model): return copy.deepcopy(plain_model(model)).cpu().float().eval(
 def _written(model, path, about):
     "How far the logits of a new file are from those of the network it was made of; raises `TinyCourseError`"
     off = _difference(model, load_model(path).logits, about['size'])
-    if off > 1e-3: raise TinyCourseError(f'the file would say other logits than the network, by {off:.2g}', 'Use model.pth')
-    return off
+    if off <= 1e-3: return off
+    raise TinyCourseError(f'the file would say other logits than the network, by {off:.2g}', 'Use model.pth')
 
 def export_safetensors(
     model:nn.Module, # A trained `tiny_resnet18`
@@ -211,7 +211,8 @@ def _format_of(format, out):
     by_ending = {v: k for k,v in formats.items()}.get(Path(out).suffix) if out else None
     format = format or by_ending or 'safetensors'
     if format not in formats: raise ConfigError(f'there is no format {format!r}', f'Choose from: {", ".join(formats)}')
-    if out and by_ending != format: raise ConfigError(f'{out} does not end in {formats[format]}', 'Choose another --out')
+    if out and by_ending != format:
+        raise ConfigError(f'{out} does not end in {formats[format]}', 'Choose another --out')
     return format
 
 def export_run(
@@ -248,7 +249,7 @@ def predict_images(
     top:int=5, # How many classes to name, 1 or more
     bs:int=32, # Images at a time
     show:bool=True # Show how far it is: a bar, or a line now and then
-) -> pd.DataFrame: # file, predicted, prob, answers (name and probability of the likeliest), error ('' if there was none)
+) -> pd.DataFrame: # file, predicted, prob, answers (names and probabilities), error ('' if there was none)
     "What a network says of image files, a row for each; raises `ConfigError`"
     if top < 1: raise ConfigError(f'top is {top}', 'Give 1 or more')
     batches = [files[i:i+bs] for i in range(0, len(files), bs)]

@@ -8,7 +8,7 @@ __all__ = ['run_files', 'write_report', 'run_answers', 'half_accuracies', 'run_r
 
 # %% ../nbs/api/17_train.ipynb #33b6ba64
 import dataclasses, datetime, json, math, os, shlex, signal, sys, zipfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from .learner import (
 from .models import archs, count_parameters, plain_model, smallest_size, stems, tiny_resnet18
 from .packed import pack, packed_dls
 from .regularize import EMA
+from .track import get_tracker
 
 # %% ../nbs/api/17_train.ipynb #68ecfb10
 run_files = ['history.csv', 'checkpoint.pth', 'predictions.csv', 'history.png', 'lr.png', 'misclassified.png',
@@ -418,7 +419,8 @@ def _fit(
     learn:Learner, # Ready to fit
     s:RunSettings, # What the run is asked to do
     out:Path, # The run's folder
-    state:dict|None # A checkpoint to go on from
+    state:dict|None, # A checkpoint to go on from
+    cbs=() # More callbacks
 ):
     "Train with checkpoints, on from `state` if there is one; Ctrl-C ends in a `TinyCourseError` that says how to go on"
     start = state['epoch'] if state else 0
@@ -430,7 +432,7 @@ def _fit(
     lines = plain_output()
     if lines and hasattr(learn, 'progress'): learn.remove_cb(ProgressCallback)
     with _stoppable(learn, s.epochs, out), distributed_context(learn):
-        learn.fit_recipe(s.epochs, s.lr, cbs=[keep, *([LogLines()] if lines else [])], start_epoch=start)
+        learn.fit_recipe(s.epochs, s.lr, cbs=[keep, *cbs, *([LogLines()] if lines else [])], start_epoch=start)
 
 # %% ../nbs/api/17_train.ipynb #a6816143
 def _train_along(
@@ -448,16 +450,18 @@ def _train_and_report(
     learn:Learner, # Ready to fit
     s:RunSettings, # What the run is asked to do
     out:Path, # The run's folder
-    state:dict|None # A checkpoint to go on from
+    state:dict|None, # A checkpoint to go on from
+    tracker # From `get_tracker`
 ) -> dict: # The record
     "What the first or only process does"
     extra = dict(linear_accuracy=linear_accuracy(learn.dls)) if s.baseline else {}
-    _fit(learn, s, out, state)
+    _fit(learn, s, out, state, tracker.start(out, dataclasses.asdict(s)))
     record = run_record(learn, s, **extra)
     teardown_distributed()
     answers = run_answers(learn)
     record.update(half_accuracies(answers))
     write_report(learn, out, record, answers)
+    tracker.finish(out, record)
     return record
 
 def _say_what(
@@ -478,9 +482,11 @@ def _say_what(
 def train_run(
     out:str|Path|None=None, # Folder for the run; None for runs/<date>, or with `resume` for the newest unfinished run
     resume:bool=False, # Go on with an interrupted run; its settings are taken from its checkpoint
+    track:str|None=None, # Who follows the run: 'tensorboard', 'wandb' or 'trackio'
     **settings # Any fields of `RunSettings`
 ) -> dict: # The record, as in run.json; its 'out' says where the run is
     "Train a network and write the nine files of a run; raises `ConfigError`, `DataError`, or `Interrupted`"
+    tracker = get_tracker(track)
     rank = setup_distributed()
     state = None
     out = Path(out).expanduser() if out else None
@@ -500,5 +506,5 @@ def train_run(
     _say_what(learn, s)
     out = _make_folder(out)
     learn.model_history.path = out/'history.csv'
-    with run_lock(out): record = _train_and_report(learn, s, out, state)
+    with run_lock(out), closing(tracker): record = _train_and_report(learn, s, out, state, tracker)
     return dict(record, out=str(out))
