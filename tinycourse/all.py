@@ -23,6 +23,7 @@ from .interpret import *
 from .gradcam import *
 from .distributed import *
 from .bench import *
+from .track import *
 from .train import *
 from .experiments import *
 from .records import *

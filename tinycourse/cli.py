@@ -80,6 +80,8 @@ def _add_train(sub):
                    help="largest learning rate (default: the recipe's, in proportion to the batch)")
     p.add_argument('--baseline', action='store_true', help='also fit a linear model and print its accuracy')
     p.add_argument('--out', metavar='DIR', help='folder of the run (default: runs/<date>)')
+    p.add_argument('--track', metavar='NAME',
+                   help='follow the run, on this machine, in tensorboard, wandb or trackio (default: nobody follows)')
     p.add_argument('--resume', action='store_true',
                    help='go on with an interrupted run: the one in --out, or the newest below runs/')
     p.set_defaults(run=_train)
@@ -197,6 +199,83 @@ def _gradcam(args):
 def _add_export(sub):
     "The arguments of `tinycourse export`"
     p = sub.add_parser('export', help='keep a network as one file for others', argument_default=argparse.SUPPRESS,
+        description='Write one file with the weights of a run, the names of its classes and what images are to be '
+                    'prepared with; then read it back, and print how far its answers are from the network.',
+        epilog='Example: tinycourse export runs/2026-01-31_12-00-00 --format onnx. Needs: pip install '
+               '"tinycourse[export]"')
+    p.add_argument('run_folder', metavar='RUN', help='folder of a finished run, or its model.pth')
+    p.add_argument('--format', metavar='NAME',
+                   help='safetensors (weights), onnx (runs without PyTorch), or fastai (a pickle: for yourself only) '
+                        '(default: what --out ends in, else safetensors)')
+    p.add_argument('--out', metavar='FILE', help='file to write (default: model.safetensors or the like in RUN)')
+    p.set_defaults(run=_export)
+
+def _export(args):
+    "Where the file is, how large, and how exact"
+    from tinycourse.export import export_run, formats
+    if 'out' in args: args['out'] = _output(args['out'], [*formats.values()])
+    made = export_run(args.pop('run_folder'), **args)
+    print(f'{made["file"]}: {made["mb"]:.1f} MB, largest difference of logits {made["difference"]:.1e}')
+
+def _add_predict(sub):
+    "The arguments of `tinycourse predict`"
+    p = sub.add_parser('predict', help='ask a trained network about images', argument_default=argparse.SUPPRESS,
+        description='Name the likeliest classes of each image. The probabilities are those of the network, which '
+                    'knows its own classes and nothing else.',
+        epilog='Example: tinycourse predict model.onnx cat.jpg holiday/ --top 3. Exit status 1: some image could not '
+               'be read')
+    p.add_argument('model', metavar='MODEL', help='folder of a finished run, its model.pth, a .safetensors or an .onnx')
+    p.add_argument('files', nargs='+', metavar='IMAGE', help='images, or folders with images in them')
+    p.add_argument('--top', type=int, metavar='N', help='how many classes to name (default: 5)')
+    p.add_argument('--json', action='store_true', help='a line of JSON for each image, rather than words')
+    p.set_defaults(run=_predict)
+
+def _print_answers(df, as_json):
+    "A line for each image; complaints go where errors go"
+    import json
+    for o in df.itertuples():
+        if as_json: print(json.dumps(dict(file=o.file, answers=o.answers, error=o.error)))
+        elif o.error: print(f'tinycourse: {o.error}', file=sys.stderr)
+        else: print(f'{o.file}: ' + ', '.join(f'{name} {100*p:.1f} %' for name,p in o.answers))
+
+def _predict(args):
+    "Answers for all images that can be read; exit status 1 if one cannot"
+    from contextlib import redirect_stdout
+    from tinycourse.export import image_files, load_model, predict_images
+    as_json,files = args.pop('json', False),image_files(args.pop('files'))
+    bar = sys.stdout if sys.stdout.isatty() else sys.stderr  # lines about progress are no answers
+    with redirect_stdout(bar): df = predict_images(load_model(args.pop('model')), files, **args)
+    _print_answers(df, as_json)
+    return int((df.error != '').any())
+
+def _add_compare(sub):
+    "The arguments of `tinycourse compare`"
+    p = sub.add_parser('compare', help='put runs beside each other', argument_default=argparse.SUPPRESS,
+        description='Print accuracies, costs and the settings in which runs differ, and draw their curves.',
+        epilog='Example: tinycourse compare runs/plain runs/mixup --out curves.png')
+    p.add_argument('runs', nargs='+', metavar='RUN', help='folders of runs')
+    p.add_argument('--out', metavar='PNG', help='file for the figure (default: compare.png)')
+    p.set_defaults(run=_compare)
+
+def _compare(args):
+    "The table, a warning where it compares what cannot be compared, and the figure"
+    import matplotlib
+    matplotlib.use('agg')
+    from tinycourse.core import atomic_write
+    from tinycourse.export import compare_runs, same_images
+    out = _output(args.pop('out', 'compare.png'), _figures)
+    table,fig = compare_runs(*args['runs'])
+    with atomic_write(out) as tmp: fig.savefig(tmp, dpi=110, facecolor='white')
+    print(table.to_string(float_format='{:.4f}'.format, na_rep=''))
+    if not same_images(*args['runs']): print('not validated on the same images, as far as the runs say: '
+                                             'do not compare their accuracies')
+    print(f'figure in {out}')
+<<<<<<< THEIRS
+#| export
+def _add_export(sub):
+    "The arguments of `tinycourse export`"
+    p = sub.add_parser('export', help='keep a trained network as one file for others',
+                       argument_default=argparse.SUPPRESS,
         description='Write one file with the weights of a run, the names of its classes and what images are to be '
                     'prepared with; then read it back, and print how far its answers are from the network.',
         epilog='Example: tinycourse export runs/2026-01-31_12-00-00 --format onnx. Needs: pip install '
