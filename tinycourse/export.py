@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['formats', 'about_run', 'check_image', 'Predictor', 'load_model', 'export_safetensors', 'export_onnx', 'export_fastai',
-           'export_run', 'image_files', 'same_images', 'compare_runs']
+           'export_run', 'predict_images', 'image_files', 'same_images', 'compare_runs']
 
 # %% ../nbs/api/21_export.ipynb #49a87e66
 import copy, json, warnings
@@ -230,35 +230,6 @@ def export_run(
     return dict(file=str(out), mb=out.stat().st_size/1e6, difference=off)
 
 # %% ../nbs/api/21_export.ipynb #07ff387c
-def _batch_rows(model, files, top):
-    "A row for each file of a batch"
-    rows,images = [dict(file=str(o), predicted='', prob=float('nan'), answers=[], error='') for o in files],[]
-    for row in rows:
-        try: images.append((row, open_image(row['file'])))
-        except DataError as e: row['error'] = e.cause
-    if not images: return rows
-    for (row,_),p in zip(images, model([o for _,o in images])):
-        best = p.argsort(kind='stable')[::-1][:top]
-        row['answers'] = [(model.vocab[i], float(p[i])) for i in best]
-        row['predicted'],row['prob'] = row['answers'][0]
-    return rows
-
-def predict_images(
-    model:Predictor, # From `load_model`
-    files:list, # Image files of any kind and size
-    top:int=5, # How many classes to name, 1 or more
-    bs:int=32, # Images at a time
-    show:bool=True # Show how far it is: a bar, or a line now and then
-) -> pd.DataFrame: # file, predicted, prob, answers (name and probability of the likeliest), error ('' if none)
-    "What a network says of image files, a row for each; raises `ConfigError`"
-    if top < 1: raise ConfigError(f'top is {top}', 'Give 1 or more')
-    batches = [files[i:i+bs] for i in range(0, len(files), bs)]
-    rows = []
-    for batch in progress(batches, what='batches of images') if show and len(batches) > 1 else batches:
-        rows += _batch_rows(model, batch, top)
-    return pd.DataFrame(rows, columns=['file', 'predicted', 'prob', 'answers', 'error'])
-<<<<<<< THEIRS
-#| export
 def _batch_rows(model, files, top):
     "A row for each file of a batch"
     rows,images = [dict(file=str(o), predicted='', prob=float('nan'), answers=[], error='') for o in files],[]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_files', 'write_report', 'run_answers', 'half_accuracies', 'run_record', 'RunSettings', 'run_settings',
-           'run_learner', 'whole_file', 'read_record', 'load_run', 'run_lock', 'Interrupted']
+           'run_learner', 'whole_file', 'read_record', 'load_run', 'run_lock', 'Interrupted', 'train_run']
 
 # %% ../nbs/api/17_train.ipynb #33b6ba64
 import dataclasses, datetime, json, math, os, shlex, signal, sys, zipfile
@@ -450,77 +450,6 @@ def _train_and_report(
     learn:Learner, # Ready to fit
     s:RunSettings, # What the run is asked to do
     out:Path, # The run's folder
-    state:dict|None # A checkpoint to go on from
-) -> dict: # The record
-    "What the first or only process does"
-    extra = dict(linear_accuracy=linear_accuracy(learn.dls)) if s.baseline else {}
-    _fit(learn, s, out, state)
-    record = run_record(learn, s, **extra)
-    teardown_distributed()
-    answers = run_answers(learn)
-    record.update(half_accuracies(answers))
-    write_report(learn, out, record, answers)
-    return record
-
-def _say_what(
-    learn:Learner, # Ready to fit
-    s:RunSettings # What the run is asked to do
-):
-    "One line about the run that begins"
-    source,machine,processes = learn.dls.source,device_report(),num_distrib()
-    if s.size and s.size < (least := smallest_size(learn.model)):
-        print(f'At {s.size} pixels some layers look at a single position; from {least} on they have more', flush=True)
-    n_train,n_valid = source["n_train"],source["n_valid"]
-    images = f'{n_train:,} training and {n_valid:,} validation images'
-    where = f'{machine["device_name"]} ({machine["device"]}, {learn.precision})'
-    if processes > 1: where += f', {processes} processes'
-    print(f'{learn.arch} ({learn.stem} stem), {source["classes"]} classes, {images}, {s.epochs} epochs, '
-          f'recipe {s.recipe["name"]}, on {where}', flush=True)
-
-def train_run(
-    out:str|Path|None=None, # Folder for the run; None for runs/<date>, or with `resume` for the newest unfinished run
-    resume:bool=False, # Go on with an interrupted run; its settings are taken from its checkpoint
-    **settings # Any fields of `RunSettings`
-) -> dict: # The record, as in run.json; its 'out' says where the run is
-    "Train a network and write the nine files of a run; raises `ConfigError`, `DataError`, or `Interrupted`"
-    rank = setup_distributed()
-    state = None
-    out = Path(out).expanduser() if out else None
-    if resume:
-        out = _old_folder(out)
-        state = load_checkpoint(out/'checkpoint.pth')
-        s = _saved_settings(state, settings)
-    else:
-        if out: _check_free(out)
-        s = run_settings(**settings)
-    learn = _learner(s)
-    if state and state['info']['fingerprint'] != learn.dls.source['fingerprint']:
-        raise DataError('the data has changed since the run was started', 'Start a new run, or restore the data')
-    if rank:  # the first process speaks and writes
-        seed_everything(s.seed + rank)  # other shifts and flips than there
-        return _train_along(learn, s, state)
-    _say_what(learn, s)
-    out = _make_folder(out)
-    vars(learn.model_history)['path'] = out/'history.csv'  # fastai warns of an attribute that the learner has, too
-    with run_lock(out): record = _train_and_report(learn, s, out, state)
-    return dict(record, out=str(out))
-<<<<<<< THEIRS
-#| export
-def _train_along(
-    learn:Learner, # Ready to fit
-    s:RunSettings, # What the run is asked to do
-    state:dict|None # A checkpoint to go on from
-) -> dict: # The record
-    "What every process but the first does"
-    _fit(learn, s, Path('.'), state)
-    record = run_record(learn, s)
-    teardown_distributed()
-    return record
-
-def _train_and_report(
-    learn:Learner, # Ready to fit
-    s:RunSettings, # What the run is asked to do
-    out:Path, # The run's folder
     state:dict|None, # A checkpoint to go on from
     tracker # From `get_tracker`
 ) -> dict: # The record
@@ -576,6 +505,6 @@ def train_run(
         return _train_along(learn, s, state)
     _say_what(learn, s)
     out = _make_folder(out)
-    learn.model_history.path = out/'history.csv'
+    vars(learn.model_history)['path'] = out/'history.csv'  # fastai warns of an attribute that the learner has, too
     with run_lock(out), closing(tracker): record = _train_and_report(learn, s, out, state, tracker)
     return dict(record, out=str(out))
