@@ -16,7 +16,8 @@ LIMIT = int(os.environ.get('LIMIT', 1800))  # seconds that one notebook may take
 TREE = ['settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'nbs', 'tinycourse']
 WIDTH = {'api': 120}  # characters in a line of code, by folder of nbs/; 88 in all others
 LONGEST = """
-api/17_train api/30_cli api/15_distributed api/23_interactive lessons/14_put_it_to_use lessons/10_where_does_it_look lessons/09_why_does_it_fail
+api/17_train api/30_cli api/15_distributed api/23_interactive lessons/14_put_it_to_use lessons/10_where_does_it_look
+lessons/09_why_does_it_fail
 lessons/01_see_it_work lessons/07_regularization lessons/06_schedules lessons/05_finding_a_learning_rate
 lessons/13_cifar10 lessons/04_residual_networks lessons/03_augmentation api/12_learner api/09_lr_find api/11_history
 """.split()  # the notebooks that take longest, which start first, so that all processes end together
@@ -141,12 +142,27 @@ def check_widths():
     assert not bad, '\n'.join(bad)
 
 
+def exported(notebook: Path) -> tuple:
+    "The module that a notebook exports, and the modules of the course that it imports from"
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    code = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    module = re.search(r'^#\|\s*default_exp (\w+)', '\n'.join(code), re.M)
+    lines = '\n'.join(s for s in code if re.match(r'#\|\s*exporti?\b', s))
+    return module and module[1], set(re.findall(r'^\s*from tinycourse\.(\w+) import', lines, re.M))
+
+
 def check_numbers():
-    "Numbers of api notebooks are unique"
-    by_number = {}
-    for p in sorted((NBS/'api').glob('*.ipynb')): by_number.setdefault(p.name.split('_')[0], []).append(p.name)
+    "Numbers of api notebooks: unique, imports from smaller ones"
+    pages = sorted((NBS/'api').glob('*.ipynb'))
+    by_number, bad = {}, []
+    for p in pages: by_number.setdefault(p.name.split('_')[0], []).append(p.name)
     twice = [' and '.join(o) for o in by_number.values() if len(o) > 1]
     assert not twice, f'one number, two modules, so that none comes first: {", ".join(twice)}'
+    modules = {p.name: exported(p) for p in pages}
+    page_of = {module: name for name, (module, _) in modules.items()}
+    for name, (_, imports) in modules.items():
+        bad += [f'{name} imports from {page_of[o]}' for o in sorted(imports) if o in page_of and page_of[o] >= name]
+    assert not bad, f'a module imports only from smaller numbers: {", ".join(bad)}'
 
 
 def check_gpu():
