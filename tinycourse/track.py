@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from fastai.vision.all import Recorder
 from PIL import Image
-from .core import ConfigError, extra_package
+from .core import ConfigError, extra_package, isolated_rng
 from .schedule import TrainingCallback
 
 # %% ../nbs/api/16_track.ipynb #d7b433e2
@@ -80,9 +80,17 @@ class WandbTracker(Tracker):
         self.wandb = extra_package('wandb', 'wandb')
 
     def start(self, out, settings):
-        from fastai.callback.wandb import WandbCallback
         self.wandb.init(project='tinycourse', name=out.resolve().name, dir=str(out), config=settings)
-        return [StepsGoOn(), WandbCallback(log_preds=False)]
+        return [StepsGoOn(), self.callback()]
+
+    def callback(self):
+        "fastai's callback, with random generators of its own: it takes a batch to describe, and a batch takes numbers"
+        from fastai.callback.wandb import WandbCallback
+        class Apart(WandbCallback):
+            name = 'wandb'
+            def before_fit(self):
+                with isolated_rng(): super().before_fit()
+        return Apart(log_preds=False)
 
     def finish(self, out, record):
         self.wandb.run.summary.update(_results(record))
