@@ -31,5 +31,6 @@ from .lessons import *
 from .export import *
 from .interactive import *
 from .drawing import *
+from .demo import *
 
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -272,6 +272,24 @@ def _compare(args):
                                              'do not compare their accuracies')
     print(f'figure in {out}')
 
+def _add_demo(sub):
+    "The arguments of `tinycourse demo`"
+    p = sub.add_parser('demo', help='a page on this machine that asks a trained network', argument_default=argparse.SUPPRESS,
+        description='Serve a page: drop an image, see the likeliest classes and where the network looked. It listens '
+                    'on this machine only, unless --host says otherwise. Ctrl-C ends it.',
+        epilog='Example: tinycourse demo runs/2026-01-31_12-00-00. Needs: pip install "tinycourse[demo]"')
+    p.add_argument('model', metavar='MODEL', help='folder of a finished run, its model.pth, a .safetensors or an .onnx')
+    p.add_argument('--host', metavar='ADDRESS', help='address to listen on; 0.0.0.0 lets everybody in the network ask '
+                                                     '(default: 127.0.0.1)')
+    p.add_argument('--port', type=int, metavar='N', help='port (default: the first free one from 7860 on)')
+    p.set_defaults(run=_demo)
+
+def _demo(args):
+    "Serve until Ctrl-C"
+    from tinycourse.demo import serve_demo
+    from tinycourse.export import load_model
+    serve_demo(load_model(args.pop('model')), **args)
+
 # %% ../nbs/api/30_cli.ipynb #b5eb3cea
 def _add_bench(sub):
     "The arguments of `tinycourse bench`"
@@ -492,7 +510,8 @@ def parser() -> argparse.ArgumentParser: # With all subcommands
                                 epilog='tinycourse COMMAND --help says more about a command.')
     sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for add in (_add_train, _add_lr_find, _add_range_test, _add_gradcam, _add_export,
-                _add_predict, _add_compare, _add_lessons, _add_records, _add_bench, _add_data, _add_doctor): add(sub)
+                _add_predict, _add_compare, _add_demo, _add_lessons, _add_records, _add_bench, _add_data,
+                _add_doctor): add(sub)
     return p
 
 # %% ../nbs/api/30_cli.ipynb #bfcaf5f8
