@@ -274,7 +274,7 @@ def _compare(args):
 
 def _add_demo(sub):
     "The arguments of `tinycourse demo`"
-    p = sub.add_parser('demo', help='a page on this machine that asks a trained network', argument_default=argparse.SUPPRESS,
+    p = sub.add_parser('demo', help='a page that asks a trained network', argument_default=argparse.SUPPRESS,
         description='Serve a page: drop an image, see the likeliest classes and where the network looked. It listens '
                     'on this machine only, unless --host says otherwise. Ctrl-C ends it.',
         epilog='Example: tinycourse demo runs/2026-01-31_12-00-00. Needs: pip install "tinycourse[demo]"')
