@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from .core import TinyCourseError, extra_package
+from .core import DataError, extra_package
 from .data import open_image
 from .export import Predictor
 from .gradcam import GradCAM, cam_methods, overlay
@@ -46,7 +46,7 @@ def demo_page(
     def ask(file, layer, method):
         if file is None: return None,None
         try: return explained(model, file, layer, method)
-        except TinyCourseError as e: raise gr.Error(str(e)) from None
+        except DataError: raise gr.Error(f'{Path(file).name} is no image that can be read') from None
 
     with gr.Blocks(title='tinycourse', analytics_enabled=False) as page:
         gr.Markdown(f'## Which of {len(model.vocab)} classes?\nThe network knows these and no others: it has no word '
@@ -64,9 +64,11 @@ def demo_page(
 def serve_demo(
     model:Predictor, # From `load_model`
     host:str='127.0.0.1', # Address to listen on; '0.0.0.0' for all of this machine's, and then everybody can ask
-    port:int|None=None, # None for the first free one from 7860 on
-    **kwargs # For Gradio's `launch`
-): # What `launch` gives
-    "Serve `demo_page`, until it is stopped. Raises `ConfigError` without Gradio"
-    return demo_page(model).launch(server_name=host, server_port=port, share=False, allowed_paths=[],
-                                   max_file_size='10mb', **kwargs)
+    port:int|None=None # None for the first free one from 7860 on
+):
+    "Serve `demo_page` and say where, until it is stopped. Raises `ConfigError` without Gradio"
+    page = demo_page(model)
+    page.launch(server_name=host, server_port=port, share=False, allowed_paths=[], max_file_size='10mb', quiet=True,
+                prevent_thread_lock=True)
+    print(f'The page is at {page.local_url} (Ctrl-C ends it)', flush=True)
+    page.block_thread()
