@@ -54,6 +54,7 @@ def as_test(notebook: Path, flags: str, said: str):
         for stream in (1, 2): os.dup2(f.fileno(), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.path[0] = ''  # not .ci, whose modules are not for notebooks
+    multiprocessing.set_start_method(None, force=True)  # the system's own, not this process's forkserver
     from nbdev.test import nbdev_test
     nbdev_test.__wrapped__(path=notebook, flags=flags, n_workers=0)
 
