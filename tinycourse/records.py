@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['record_files', 'records_folder', 'Row', 'read_rows', 'Record', 'load_record', 'load_seeds', 'work_folder', 'publish',
-           'make_record', 'row_state', 'records_table', 'quoted_records', 'record_faults', 'run_records']
+           'make_record', 'time_to', 'row_state', 'records_table', 'quoted_records', 'record_faults', 'run_records']
 
 # %% ../nbs/api/20_records.ipynb #be775f04
 import dataclasses, json, os, re, shutil, signal, subprocess, sys, time
@@ -153,6 +153,19 @@ def make_record(
     dest = Path(dest or records_folder())
     publish(row, out, dest)
     return Record(dest/row.name)
+
+# %% ../nbs/api/20_records.ipynb #dcc3790e
+def time_to(
+    history:pd.DataFrame, # The history of a run, with `accuracy` (0 to 1) and `cpu_seconds` of each epoch
+    accuracy:float # To be reached on the validation images, 0 to 1
+) -> tuple: # Epochs, and processor seconds (user and system, of all its processes), validation included; None: never
+    """How long a run took until an epoch ended with this accuracy. Raises `DataError` for a history without times,
+    which records made before processor seconds were kept have"""
+    if 'cpu_seconds' not in history:
+        raise DataError('this history has no cpu_seconds', 'Make the record again: tinycourse records run NAME')
+    good = history.index[history.accuracy >= accuracy]
+    if len(good) == 0: return None
+    return int(good[0])+1, float(history.cpu_seconds[:good[0]+1].sum())
 
 # %% ../nbs/api/20_records.ipynb #e43668ae
 def _epochs(folder):
