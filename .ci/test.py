@@ -5,7 +5,7 @@
 Each notebook runs in a process of its own under nbdev's `nbdev_test`, a few at a time. Naming notebooks (any part
 of the path will do) runs only those. `--latest` is for an environment with the newest nbdev, fastai and fastcore.
 """
-import argparse, ast, json, multiprocessing, os, re, shutil, subprocess, sys, tempfile, time
+import argparse, ast, json, multiprocessing, os, re, resource, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,11 +56,19 @@ def as_test(notebook: Path, flags: str, said: str):
     sys.path[0] = ''  # not .ci, whose modules are not for notebooks
     multiprocessing.set_start_method(None, force=True)  # the system's own, not this process's forkserver
     from nbdev.test import nbdev_test
-    nbdev_test.__wrapped__(path=notebook, flags=flags, n_workers=0)
+    try: nbdev_test.__wrapped__(path=notebook, flags=flags, n_workers=0)
+    finally: Path(f'{said}.cost').write_text(json.dumps(cost()))
 
 
-def run_notebook(notebook: Path, flags: str):
-    "An AssertionError with the end of what a notebook said, if it fails or takes too long"
+def cost() -> list:
+    "Seconds of the processor, children's too, and gigabytes of memory at the most, of this process or its largest child"
+    used = [resource.getrusage(o) for o in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    unit = 1 if sys.platform == 'darwin' else 1024  # bytes there, kilobytes elsewhere
+    return [sum(o.ru_utime + o.ru_stime for o in used), max(o.ru_maxrss for o in used)*unit/1e9]
+
+
+def run_notebook(notebook: Path, flags: str) -> str:
+    "What a notebook cost; an AssertionError with the end of what it said, if it fails or takes too long"
     with tempfile.TemporaryDirectory() as tmp:
         said = Path(tmp)/'said'
         process = multiprocessing.get_context('forkserver').Process(target=as_test, args=(notebook, flags, said))
@@ -70,8 +78,10 @@ def run_notebook(notebook: Path, flags: str):
         if late: process.kill()
         process.join()
         words = '\n'.join(said.read_text(errors='replace').strip().splitlines()[-60:])
-    assert not late, f'stopped after {LIMIT} s\n{words}'
-    assert process.exitcode == 0, words or f'exit status {process.exitcode}'
+        assert not late, f'stopped after {LIMIT} s\n{words}'
+        assert process.exitcode == 0, words or f'exit status {process.exitcode}'
+        seconds, memory = json.loads(Path(f'{said}.cost').read_text())
+    return f'{seconds:5.0f} s of a core, {memory:.1f} GB'
 
 
 def copy_tree(to: Path):
@@ -239,19 +249,19 @@ def check_site():
     run(sys.executable, ROOT/'.ci'/'docs.py', '--check')
 
 
-def report(name: str, seconds: float, error=None):
+def report(name: str, seconds: float, error=None, cost: str = None):
     "One line for one result, and what went wrong under it"
-    word = 'ok' if error is None else f'skipped: {error}' if isinstance(error, Skip) else 'FAILED'
+    word = f'ok {cost or ""}'.rstrip() if error is None else f'skipped: {error}' if isinstance(error, Skip) else 'FAILED'
     print(f'  {name:<44} {seconds:6.1f} s  {word}', flush=True)
     if word == 'FAILED': print('\n'.join(f'      {l}' for l in str(error).splitlines()), flush=True)
 
 
 def timed(name: str, f):
     "Run one check or notebook: (name, None or what went wrong)"
-    t, error = time.time(), None
-    try: f()
+    t, error, cost = time.time(), None, None
+    try: cost = f()
     except (AssertionError, Skip) as e: error = e
-    report(name, time.time()-t, error)
+    report(name, time.time()-t, error, cost)
     return name, error
 
 
