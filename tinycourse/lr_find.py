@@ -155,7 +155,7 @@ class _Sweep(Callback):
     def before_batch(self): self.opt.set_hyper('lr', self.lrs[len(self.rows)])
     def after_batch(self):
         self.smooth.accumulate(self.learn)
-        raw = float(self.learn.loss.mean())
+        raw = float(self.learn.loss.detach().mean())
         loss = self.valid_loss() if self.kind == 'valid' else float(self.smooth.value)
         if not math.isfinite(loss): raise CancelFitException()
         self.rows.append((self.lrs[len(self.rows)], loss, raw))
