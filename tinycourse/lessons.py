@@ -64,7 +64,8 @@ def install_cell(
     extra = _asked.search('\n'.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown'))
     source = f'git+https://github.com/{_repository}'
     if extra: source = f'"{extra[1]} @ {source}"'
-    return f'''# On Colab and Kaggle this installs the course; anywhere else it does nothing
+    return f'''# On Colab and Kaggle this installs the course; anywhere else it does nothing.
+# Kaggle has to be let onto the internet first: Settings, Turn on internet
 import os, sys
 if 'google.colab' in sys.modules or 'KAGGLE_KERNEL_RUN_TYPE' in os.environ:
     %pip install -q {source}'''
