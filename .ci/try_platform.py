@@ -4,13 +4,14 @@
 
 Makes `.venv-colab` or `.venv-kaggle` from the pins in `.ci/NAME.txt`, installs the wheel, for which pip may change
 none of them but those marked `# renewed`, runs lesson 01 on the sample, and exports and loads what it trained.
+Then lesson 14: the wheel is installed with the extra that its first cell asks for there.
 torch is the one of requirements-dev.txt, so that it need not be fetched again; `--own-torch` takes the platform's.
 """
 import argparse, json, os, re, subprocess, sys, tempfile, time, venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LESSON = ROOT/'nbs'/'lessons'/'01_see_it_work.ipynb'
+LESSONS = ROOT/'nbs'/'lessons'
 TORCH = ('torch', 'torchvision')
 RUN = """
 import sys
@@ -19,6 +20,8 @@ from execnb.shell import CaptureShell
 shell = CaptureShell('.')
 shell.run_all(read_nb(sys.argv[1]), exc_stop=True)
 if shell.exc: raise shell.exc
+"""
+SEND = """
 names = shell.user_ns
 names['learn'].export('lesson.pkl')
 from fastai.vision.all import load_learner
@@ -51,7 +54,7 @@ def timed(words: str, *cmd, cwd=ROOT) -> str:
     return r.stdout
 
 
-def check_wheel(pip: list, wheel: Path, pins: dict, renewed: set):
+def check_wheel(pip: list, wheel: str, pins: dict, renewed: set):
     "Stop if pip would change other pins than it may"
     said = timed('what pip would change', *pip, 'install', '--dry-run', '--report', '-', wheel)
     packages = [o['metadata'] for o in json.loads(said[said.index('{'):])['install']]
@@ -81,10 +84,13 @@ def main():
         timed('wheel built', *pip, 'wheel', '--no-deps', '-w', tmp, ROOT)
         wheel, = Path(tmp).glob('*.whl')
         timed('no older wheel', *pip, 'uninstall', '-y', 'tinycourse')
-        check_wheel(pip, wheel, pins, renewed)
-        timed('wheel installed', *pip, 'install', wheel)
-        timed('execnb, to run the lesson', *pip, 'install', '--no-deps', 'execnb==0.1.18')
-        print('    ' + timed('lesson 01, export, load', python, '-c', RUN, LESSON, cwd=tmp).strip().splitlines()[-1])
+        wanted = f'{wheel}[export]'
+        check_wheel(pip, wanted, pins, renewed)
+        timed('wheel installed', *pip, 'install', wanted)
+        timed('execnb, to run the lessons', *pip, 'install', '--no-deps', 'execnb==0.1.18')
+        first = timed('lesson 01, export, load', python, '-c', RUN + SEND, LESSONS/'01_see_it_work.ipynb', cwd=tmp)
+        print('    ' + first.strip().splitlines()[-1])
+        timed('lesson 14', python, '-c', RUN, LESSONS/'14_put_it_to_use.ipynb', cwd=tmp)
     print(f'==> {args.platform}: all well')
 
 
