@@ -270,6 +270,7 @@ def _streams(dl, epochs, n):
 class _Report(AttrDict):
     "A dict that is true if all is well"
     def __bool__(self): return self.distinct > 1 and self.repeated == 0 and self.valid_variants == 1
+    def _repr_markdown_(self): return AttrDict(self)._repr_markdown_()  # or one that is false would print as {}
 
 def _enough_streams(dl, epochs, n):
     "`_streams` that are long enough to tell: twice as long until chance alone would hardly make two of them equal"
