@@ -326,8 +326,9 @@ def draw_network(
     start = cpu_seconds()
     train,valid,names = _scenes(limit)
     unseen = _sketches(names, 50 if limit is None else max(1, limit//10), 10**6 + seed)
-    dls = _page_dls((train, valid), (_sketches(names, sketches, seed), unseen), bs)
+    drawn = _sketches(names, sketches, seed)
     with isolated_rng(seed):
+        dls = _page_dls((train, valid), (drawn, unseen), bs)
         net = CIFAR10Net(len(names)).to(memory_format=torch.channels_last)
         learn = Learner(dls, net, LabelSmoothingCrossEntropyFlat(eps=.1), Adam, metrics=accuracy, wd=.01,
                         cbs=ModelHistory(out/'history.csv'), path=out)
