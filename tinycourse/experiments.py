@@ -20,13 +20,15 @@ from fastai.vision.all import (Adam, DataLoaders, IntToFloatTensor, LabelSmoothi
 from torchvision import models as torchvision_models
 from .augment import pad_crop_flip
 from .bench import bench
-from .core import ConfigError, DataError, atomic_write, cpu_seconds, device_report, isolated_rng, source_commit
+from .core import (ConfigError, DataError, atomic_write, cpu_seconds, device_report, isolated_rng,
+                             source_commit)
 from .data import class_names, open_image, split_70_30, tiny_items, tiny_stats
 from .external import get_data
 from .gradcam import GradCAM, cam_methods, cam_scores, last_conv_stage
 from .history import ModelHistory
-from .learner import load_checkpoint
+from .learner import ProgressiveSize, load_checkpoint
 from .models import CIFAR10Net, count_parameters
+from .packed import BatchResize
 from .sample import draw_sketch
 from .train import run_learner
 
@@ -289,7 +291,8 @@ def _page_dls(scenes, drawn, bs):
     def dset(*parts):
         x,y = (np.concatenate(o) for o in zip(*parts))
         return [(TensorImage(torch.from_numpy(a).permute(2,0,1)), TensorCategory(int(b))) for a,b in zip(x, y)]
-    tfms = [IntToFloatTensor(), *pad_crop_flip(), Normalize.from_stats(*tiny_stats, cuda=False)]
+    normalize = Normalize.from_stats(*tiny_stats, cuda=False)
+    tfms = [BatchResize(64, split_idx=0), IntToFloatTensor(), *pad_crop_flip(4), normalize]
     both = [dset(*o) for o in zip(scenes, drawn)]
     return DataLoaders.from_dsets(*both, bs=bs, after_batch=tfms, device='cpu', num_workers=0)
 
@@ -306,7 +309,7 @@ def load_weights(
     path:str|Path # From `save_weights`
 ) -> torch.nn.Module: # The same network, in evaluation mode
     "Put saved weights into a network; raises `DataError` if they are not there"
-    if not Path(path).exists(): raise DataError(f'{path} does not exist', 'Make its record: tinycourse records run NAME')
+    if not Path(path).exists(): raise DataError(f'{path} is not there', 'Make its record: tinycourse records run NAME')
     with np.load(path, allow_pickle=False) as f: model.load_state_dict({k: torch.from_numpy(f[k]) for k in f.files})
     return model.eval()
 
@@ -315,10 +318,11 @@ def load_weights(
 def draw_network(
     out:Path, # Folder to fill: run.json, history.csv, classes.csv, weights.npz
     work:Path, # Not used
-    sketches:int=200, # Training images of each class that are drawn as by hand, beside the sample's own
-    epochs:int=12, # Passes over the training images
-    lr:float=8e-3, # Largest learning rate
-    bs:int=64, # Images in a batch
+    sketches:int=300, # Training images of each class that are drawn as by hand, beside the sample's own
+    epochs:int=5, # Passes over the training images
+    sizes:list=((0, 32), (.8, 64)), # From which share of the training on images have how many pixels a side
+    lr:float=5e-3, # Largest learning rate
+    bs:int=32, # Images in a batch
     seed:int=0, # Of weights, batches and sketches
     limit:int|None=None # Images of each part of the sample, and sketches to validate; None for all, and 500
 ):
@@ -331,7 +335,7 @@ def draw_network(
         dls = _page_dls((train, valid), (drawn, unseen), bs)
         net = CIFAR10Net(len(names)).to(memory_format=torch.channels_last)
         learn = Learner(dls, net, LabelSmoothingCrossEntropyFlat(eps=.1), Adam, metrics=accuracy, wd=.01,
-                        cbs=ModelHistory(out/'history.csv'), path=out)
+                        cbs=[ModelHistory(out/'history.csv'), ProgressiveSize(sizes)], path=out)
         with learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(epochs, lr)
             probs,truth = learn.get_preds()
@@ -343,7 +347,7 @@ def draw_network(
                  n_train=len(train[1]), n_train_sketches=sketches*len(names), n_valid=int(kind.sum()),
                  n_valid_sketches=int((~kind).sum()), data='sample', arch='CIFAR10Net',
                  parameters=count_parameters(net), vocab=names, size=64, mean=tiny_stats[0], std=tiny_stats[1],
-                 recipe=dict(name='one_cycle', optimizer='Adam', lr=lr, wd=.01, label_smoothing=.1), batch_size=bs,
-                 seed=seed, cpu_seconds=round(cpu_seconds()-start, 1), command=f'tinycourse records run {out.name}',
+                 recipe=dict(name='one_cycle', optimizer='Adam', lr=lr, wd=.01, label_smoothing=.1, sizes=sizes),
+                 batch_size=bs, seed=seed, cpu_seconds=round(cpu_seconds()-start, 1), command=f'tinycourse records run {out.name}',
                  **source_commit(), machine=device_report())
     (out/'run.json').write_text(json.dumps(about, indent=1) + '\n')
