@@ -460,7 +460,7 @@ def explore_cam(
     alt = f'Heatmaps over {len(idxs)} images, by layer and method; at first {methods[0]} at {start["layer"]}'
     return _frame('cam', _still_cam(images, heats.detach().cpu(), **start), alt, data, _draw_cam)
 
-# %% ../nbs/api/23_interactive.ipynb #55e85c44
+# %% ../nbs/api/23_interactive.ipynb #e9c5df71
 _draw_sheet = """
 const S = data.size, Z = data.zoom, W = S*Z, n = data.vocab.length;
 const unpack = async text => {   // what was packed with gzip and written in letters
@@ -552,7 +552,7 @@ const draw = (live, root) => {
   const answer = async () => {
     if (!ask) return;
     if (busy) { again = true; return; }
-    busy = true;
+    busy = root.dataset.busy = true;
     do {
       again = false;
       const picture = small(), start = performance.now(), o = await ask(picture.data);
@@ -560,6 +560,7 @@ const draw = (live, root) => {
       await new Promise(requestAnimationFrame);
     } while (again);
     busy = false;
+    root.dataset.busy = '';
   };
   const tell = (picture, o, ms) => {
     const c = of.input.selectedIndex ? of.input.selectedIndex - 1 : o.best, map = o.map(c), top = Math.max(...map);
@@ -664,7 +665,7 @@ const draw = (live, root) => {
 };
 """
 
-# %% ../nbs/api/23_interactive.ipynb #7f188b52
+# %% ../nbs/api/23_interactive.ipynb #5745cfe9
 _draw_style = """
 .tc-move .tc-sheet{touch-action:none;cursor:crosshair;border:1px solid currentColor}
 .tc-move .tc-board{position:relative;flex:1 1 17rem;max-width:24rem}
@@ -713,5 +714,5 @@ def explore_drawing(
                 palette=palette, folder=folder, megabytes=round(megabytes, 1))
     pics = [torch.from_numpy(np.array(o)).permute(2,0,1)/255 for o in examples.values()]
     alt = 'A sheet to draw on, and what a network says of the drawing; without a script, images and where it looked'
-    still = _still_cam(pics, heats, 'what it sees', 'the last layer')
+    still = _still_cam(pics, heats, 'the last layer', 'class activation map')
     return _frame('draw', still, alt, data, _stretch + _draw_sheet, _draw_style)
