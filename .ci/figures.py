@@ -285,13 +285,14 @@ def try_cut_off(browser, docs: Path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     own = f'http://127.0.0.1:{server.server_port}/'
     context = browser.new_context(has_touch=True, viewport=dict(width=420, height=900))
-    page, fetched, refused = context.new_page(), [], []
+    page, came, refused = context.new_page(), [], []
     context.route('**', lambda route: route.continue_() if route.request.url.startswith(own) else (refused.append(route.request.url), route.abort()))
-    page.on('response', lambda o: fetched.append((o.url.removeprefix(own), len(o.body()) if o.ok else 0)))
+    page.on('response', came.append)
     page.goto(own + 'draw.html', wait_until='load')
     figure = page.locator('.tc-move')
     settle(page, figure)
     assert not refused, f'the page asked for {refused}'
+    fetched = [(o.url.removeprefix(own), len(o.body())) for o in came if o.ok and o.url.startswith(own)]
     server.shutdown()
     server.server_close()
     context.set_offline(True)
@@ -355,6 +356,7 @@ def try_page(browser, path: Path, shots):
                 figure = page.locator(f'#tc-{kind}-{name}')
                 figure.scroll_into_view_if_needed()
                 page.wait_for_timeout(400)
+                if kind == 'draw': settle(page, figure)
                 assert figure.locator('.tc-still').count() == 0, f'{kind}: the picture still stands there'
                 box = figure.bounding_box()
                 assert box['x'] >= 0 and box['x'] + box['width'] <= width, f'{kind} is wider than a page of {width}'

@@ -286,14 +286,21 @@ def _scenes(n):
         return np.stack([np.asarray(open_image(o)) for o in rows.path]),np.array([names.index(o) for o in rows.name])
     return *map(part, split_70_30(items)),names
 
+class _Images(list):
+    "Pairs of an image and a class; `split_idx` tells fastai's transforms whether they are for training (0) or not (1)"
+    split_idx = None
+
 def _page_dls(scenes, drawn, bs):
     "Fastai's loaders over images in memory: scenes first, then sketches"
-    def dset(*parts):
+    def dset(i, *parts):
         x,y = (np.concatenate(o) for o in zip(*parts))
-        return [(TensorImage(torch.from_numpy(a).permute(2,0,1)), TensorCategory(int(b))) for a,b in zip(x, y)]
+        pairs = [(TensorImage(torch.from_numpy(a).permute(2,0,1)), TensorCategory(int(b))) for a,b in zip(x, y)]
+        images = _Images(pairs)
+        images.split_idx = i
+        return images
     normalize = Normalize.from_stats(*tiny_stats, cuda=False)
     tfms = [BatchResize(64, split_idx=0), IntToFloatTensor(), *pad_crop_flip(4), normalize]
-    both = [dset(*o) for o in zip(scenes, drawn)]
+    both = [dset(*o) for o in zip((0,1), scenes, drawn)]
     return DataLoaders.from_dsets(*both, bs=bs, after_batch=tfms, device='cpu', num_workers=0)
 
 def save_weights(
@@ -318,18 +325,18 @@ def load_weights(
 def draw_network(
     out:Path, # Folder to fill: run.json, history.csv, classes.csv, weights.npz
     work:Path, # Not used
-    sketches:int=300, # Training images of each class that are drawn as by hand, beside the sample's own
-    epochs:int=5, # Passes over the training images
-    sizes:list=((0, 32), (.8, 64)), # From which share of the training on images have how many pixels a side
+    sketches:int=150, # Training images of each class that are drawn as by hand, beside the sample's own
+    epochs:int=8, # Passes over the training images
+    sizes:list=((0, 32), (.7, 48), (.85, 64)), # From which share of the training on images have how many pixels a side
     lr:float=5e-3, # Largest learning rate
     bs:int=32, # Images in a batch
     seed:int=0, # Of weights, batches and sketches
-    limit:int|None=None # Images of each part of the sample, and sketches to validate; None for all, and 500
+    limit:int|None=None # Images of each part of the sample, and sketches to validate; None for all, and 200
 ):
     "Train `CIFAR10Net` on the sample and on sketches, and judge it on images of both that it never saw"
     start = cpu_seconds()
     train,valid,names = _scenes(limit)
-    unseen = _sketches(names, 50 if limit is None else max(1, limit//10), 10**6 + seed)
+    unseen = _sketches(names, 20 if limit is None else max(1, limit//10), 10**6 + seed)
     drawn = _sketches(names, sketches, seed)
     with isolated_rng(seed):
         dls = _page_dls((train, valid), (drawn, unseen), bs)
