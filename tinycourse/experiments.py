@@ -355,6 +355,6 @@ def draw_network(
                  n_valid_sketches=int((~kind).sum()), data='sample', arch='CIFAR10Net',
                  parameters=count_parameters(net), vocab=names, size=64, mean=tiny_stats[0], std=tiny_stats[1],
                  recipe=dict(name='one_cycle', optimizer='Adam', lr=lr, wd=.01, label_smoothing=.1, sizes=sizes),
-                 batch_size=bs, seed=seed, cpu_seconds=round(cpu_seconds()-start, 1), command=f'tinycourse records run {out.name}',
-                 **source_commit(), machine=device_report())
+                 batch_size=bs, seed=seed, cpu_seconds=round(cpu_seconds()-start, 1),
+                 command=f'tinycourse records run {out.name}', **source_commit(), machine=device_report())
     (out/'run.json').write_text(json.dumps(about, indent=1) + '\n')
