@@ -238,7 +238,7 @@ def move_draw(page, figure, data) -> int:
         says.append(shown(figure)['answer'])
     right = sum(o['name'] == answer for o, answer in zip(drawings, says))
     wrong = [f'{o["name"]}: {answer}' for o, answer in zip(drawings, says) if o['name'] != answer]
-    assert right >= len(drawings)/2, wrong
+    assert right >= 6, wrong  # by chance two would be
     choose(figure, 'map of', data['vocab'][3])
     settle(page, figure)
     offs.append(compare_answer(figure))
@@ -298,7 +298,7 @@ def try_cut_off(browser, docs: Path):
     context.set_offline(True)
     drawings = json.loads((ROOT/'nbs'/'draw'/'strokes.json').read_text())
     some, says = {o['name']: o for o in drawings[::2]}, {}
-    for name in ('star', 'ring', 'moon'):
+    for name in ('ball', 'frame', 'plus'):
         draw_strokes(page, figure, some[name])
         assert max(compare_answer(figure)) < 1e-3
         row = figure.locator('.tc-answer').first.inner_text().split()
@@ -309,16 +309,18 @@ def try_cut_off(browser, docs: Path):
     sheet.scroll_into_view_if_needed()
     box, finger = sheet.bounding_box(), context.new_cdp_session(page)
     top = page.evaluate('scrollY')
-    at = [dict(x=box['x'] + x*box['width'], y=box['y'] + y*box['height']) for x, y in some['star']['strokes'][0]]
+    at = [dict(x=box['x'] + x*box['width'], y=box['y'] + y*box['height']) for x, y in some['ball']['strokes'][0]]
     for kind, o in [('touchStart', at[:1]), *[('touchMove', [p]) for p in at[1:]], ('touchEnd', [])]:
         finger.send('Input.dispatchTouchEvent', dict(type=kind, touchPoints=o))
     page.wait_for_timeout(300)
     settle(page, figure)
     assert page.evaluate('scrollY') == top, 'a finger that draws moves the page'
-    assert shown(figure)['answer'] == 'star', f'by touch a star is a {shown(figure)["answer"]}'
+    assert max(compare_answer(figure)) < 1e-3
+    by_touch = shown(figure)['answer']
+    assert by_touch == 'ball', f'by touch a ball is a {by_touch}'
     total = sum(n for _, n in fetched)/1e6
     own_files = [f'{name} {n/1e6:.2f}' for name, n in fetched if name.startswith('draw')]
-    print(f'  cut off: {says}; by touch: star; {total:.2f} MB in {len(fetched)} files ({", ".join(own_files)})')
+    print(f'  cut off: {says}; by touch: {by_touch}; {total:.2f} MB in {len(fetched)} files ({", ".join(own_files)})')
     context.close()
 
 
