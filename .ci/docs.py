@@ -20,7 +20,7 @@ from nbdev.process import NBProcessor
 from nbdev.quarto import refresh_quarto_yml
 from PIL import Image as Picture
 
-import apidocs, links, polish, readme
+import apidocs, links, polish, readme, sheet
 from tinycourse.lessons import badges, is_exercise, with_solution, without_solution
 
 cfg = get_config()
@@ -178,6 +178,7 @@ def build(dest: Path) -> Path:
     rendered = render(dest/'pages', quiet=True)
     site = rendered.out
     finish(site, sizes(dest/'pages'))
+    sheet.put(site)
     (dest/'README.md').write_text(readme.make(NBS/cfg.readme_nb, cfg.doc_path.name, digest), encoding='utf-8')
     problems = list(rendered.warnings) + links.check(site, ROOT, dest/'README.md')
     if problems: sys.exit('\n'.join(['The site has problems:'] + problems))
@@ -193,6 +194,7 @@ def differences(a: Path, b: Path) -> list:
 def main(check: bool):
     yml = NBS/'nbdev.yml'  # written from settings.ini by nbdev
     was = yml.read_text() if yml.exists() else ''
+    sheet.settle(write=not check)
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         site = build(tmp)

@@ -6,7 +6,7 @@
 Without pages, all of docs/ that have a figure to move. Not part of `make test`, which needs no browser. `--shots` keeps
 a picture of each figure: light and dark, wide and narrow.
 """
-import argparse, base64, io, json, re, sys
+import argparse, base64, functools, http.server, io, json, re, shutil, sys, tempfile, threading
 from pathlib import Path
 
 import numpy as np, torch
@@ -16,10 +16,12 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from tinycourse.gradcam import energy_in_box, overlay
+from tinycourse.experiments import load_weights
+from tinycourse.export import Predictor, WithMaps
+from tinycourse.gradcam import GradCAM, energy_in_box, overlay
+from tinycourse.models import CIFAR10Net
+from tinycourse.records import load_record
 from tinycourse.schedule import cycle_at
-
-KINDS = ('schedule', 'field', 'cam')
 
 
 def shown(figure) -> dict:
@@ -159,7 +161,185 @@ def move_cam(page, figure, data) -> int:
     return n + 1
 
 
-MOVES = dict(schedule=move_schedule, field=move_field, cam=move_cam)
+def settle(page, figure):
+    "Wait until the network is there and has answered what is on the sheet"
+    found = [figure.get_attribute('id')]
+    page.wait_for_function('([id]) => { const o = document.getElementById(id).dataset; return o.failed || o.ready && !o.busy; }',
+                           arg=found, timeout=180_000)
+    assert 'failed' not in shown(figure), shown(figure)['failed']
+
+
+def draw_strokes(page, figure, drawing):
+    "Put a drawing on an empty sheet, with the mouse"
+    figure.locator('[data-set="clear"]').click()
+    choose(figure, 'tool', drawing['tool'])
+    slide(figure, 'pen', drawing['wide'])
+    slide(figure, 'ink', drawing['ink'])
+    slide(figure, 'paper', drawing['paper'])
+    sheet = figure.locator('.tc-sheet')
+    sheet.scroll_into_view_if_needed()
+    box = sheet.bounding_box()
+    for stroke in drawing['strokes']:
+        points = [(box['x'] + x*box['width'], box['y'] + y*box['height']) for x, y in stroke]
+        page.mouse.move(*points[0])
+        page.mouse.down()
+        for o in points[1:]: page.mouse.move(*o)
+        page.mouse.up()
+    settle(page, figure)
+
+
+@functools.cache
+def recorded():
+    "The network of the page, in PyTorch, and what prepares its images"
+    record = load_record('cpu-draw-sketches-seed0')
+    net = load_weights(CIFAR10Net(), record.folder/'weights.npz')
+    return net, WithMaps(net), Predictor(None, record.run).prepare
+
+
+def compare_answer(figure, strength=None) -> tuple:
+    "What the page says of its pixels beside what PyTorch says: the largest differences of logits and of heatmaps"
+    net, both, prepare = recorded()
+    o = shown(figure)
+    pixels = np.frombuffer(base64.b64decode(o['pixels']), np.uint8).reshape(64, 64, 3)
+    x = torch.from_numpy(prepare(Image.fromarray(pixels)))[None]
+    with torch.no_grad(): logits = both(x)[0][0]
+    off = np.abs(np.array(o['logits'].split(','), float) - logits.numpy()).max()
+    vocab = load_record('cpu-draw-sketches-seed0').run['vocab']
+    assert o['answer'] == vocab[int(logits.argmax())], (o['answer'], logits)
+    words, p = figure.locator('.tc-say').inner_text(), 100*float(logits.softmax(0).max())
+    said = re.search(r'(\w+), ([\d.]+) %', words)
+    assert said[1] == o['answer'] and abs(float(said[2]) - p) < .051, (words, p)
+    first = figure.locator('.tc-answer').first.inner_text().split()
+    assert first[0] == o['answer'] and abs(float(first[1]) - p) < .051, (first, p)
+    with GradCAM(net, 'separable') as cam: heat = cam(x, vocab.index(o['of']))[0]
+    mine = np.array(o['map'].split(','), float).reshape(heat.shape).clip(0)
+    mine = mine/max(mine.max(), 1e-20)
+    if strength is not None:
+        url = figure.locator('.tc-seen').evaluate("o => o.toDataURL('image/png')")
+        got = np.array(Image.open(io.BytesIO(base64.b64decode(url.split(',')[1]))).convert('RGB')).astype(float)
+        want = 255*overlay(torch.tensor(pixels.copy()).permute(2, 0, 1)/255, heat, alpha=strength).numpy()
+        assert np.percentile(np.abs(got - want), 99) < 4, f'the picture is off by {np.abs(got - want).max():.0f}'
+    return off, np.abs(mine - heat.numpy()).max()
+
+
+def move_draw(page, figure, data) -> int:
+    "Twenty drawings with the mouse, the examples, one with the keyboard; every answer and map is PyTorch's"
+    settle(page, figure)
+    assert float(shown(figure)['off']) < 1e-3, 'the script does not say what PyTorch said of the examples'
+    assert 'The sheet is empty' in figure.locator('.tc-say').inner_text()
+    drawings = json.loads((ROOT/'nbs'/'draw'/'strokes.json').read_text())
+    says, offs = [], []
+    for i, o in enumerate(drawings):
+        draw_strokes(page, figure, o)
+        strength = (.3, .5, .8)[i % 3]
+        slide(figure, 'strength', strength)
+        settle(page, figure)
+        offs.append(compare_answer(figure, strength))
+        says.append(shown(figure)['answer'])
+    right = sum(o['name'] == answer for o, answer in zip(drawings, says))
+    wrong = [f'{o["name"]}: {answer}' for o, answer in zip(drawings, says) if o['name'] != answer]
+    assert right >= 6, wrong  # by chance two would be
+    choose(figure, 'map of', data['vocab'][3])
+    settle(page, figure)
+    offs.append(compare_answer(figure))
+    choose(figure, 'map of', 'the likeliest')
+    for i, o in enumerate(data['examples']):
+        figure.locator(f'[data-set="example {i+1}"]').click()
+        page.wait_for_timeout(200)
+        settle(page, figure)
+        stored = Image.open(io.BytesIO(base64.b64decode(o['picture'].split(',')[1]))).convert('RGB')
+        assert base64.b64decode(shown(figure)['pixels']) == stored.tobytes(), 'an example is shown in other pixels'
+        offs.append(compare_answer(figure))
+    draw_strokes(page, figure, drawings[0])
+    figure.locator('[data-set="undo"]').click()
+    settle(page, figure)
+    assert shown(figure)['empty'] == 'true', 'undo leaves something on the sheet'
+    slide(figure, 'paper', '#ffffff')
+    choose(figure, 'tool', 'filled shape')
+    figure.locator('.tc-sheet').focus()
+    keys = ['Space', *['ArrowRight']*4, *['ArrowDown']*4, *['ArrowLeft']*4, 'Shift+ArrowUp', 'Space']
+    for key in keys: page.keyboard.press(key)
+    settle(page, figure)
+    pixels = np.frombuffer(base64.b64decode(shown(figure)['pixels']), np.uint8).reshape(64, 64, 3)
+    inked = (pixels.astype(int).sum(2) < 700)
+    assert 100 < inked.sum() < 300 and inked[44, 36], f'the keyboard drew {inked.sum()} pixels'
+    offs.append(compare_answer(figure))
+    logits, heats = np.max(offs, axis=0)
+    assert logits < 1e-3 and heats < 1e-3, (logits, heats)
+    print(f'    {right} of {len(says)} drawings right ({"; ".join(wrong)}); at most {logits:.1e} from PyTorch\'s logits, '
+          f'{heats:.1e} from GradCAM\'s maps; off the examples by {float(shown(figure)["off"]):.1e}, ready in '
+          f'{float(shown(figure)["ready"])/1000:.1f} s, an answer in {float(shown(figure)["ms"]):.0f} ms')
+    return len(offs)
+
+
+MOVES = dict(schedule=move_schedule, field=move_field, cam=move_cam, draw=move_draw)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_): pass
+
+
+def try_cut_off(browser, docs: Path):
+    "The page to draw on, from a server of this machine, all else unreachable; then without that one, too; by touch"
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=docs))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    own = f'http://127.0.0.1:{server.server_port}/'
+    context = browser.new_context(has_touch=True, viewport=dict(width=420, height=900))
+    page, came, refused = context.new_page(), [], []
+    context.route('**', lambda route: route.continue_() if route.request.url.startswith(own) else (refused.append(route.request.url), route.abort()))
+    page.on('response', came.append)
+    page.goto(own + 'draw.html', wait_until='load')
+    figure = page.locator('.tc-move')
+    settle(page, figure)
+    assert not refused, f'the page asked for {refused}'
+    fetched = [(o.url.removeprefix(own), len(o.body())) for o in came if o.ok and o.url.startswith(own)]
+    server.shutdown()
+    server.server_close()
+    context.set_offline(True)
+    drawings = json.loads((ROOT/'nbs'/'draw'/'strokes.json').read_text())
+    some, says = {o['name']: o for o in drawings[::2]}, {}
+    for name in ('ball', 'frame', 'plus'):
+        draw_strokes(page, figure, some[name])
+        assert max(compare_answer(figure)) < 1e-3
+        row = figure.locator('.tc-answer').first.inner_text().split()
+        says[name] = ' '.join(row)
+        assert row[0] == name, f'a {name} is taken for a {row[0]}'
+    figure.locator('[data-set="clear"]').click()
+    sheet = figure.locator('.tc-sheet')
+    sheet.scroll_into_view_if_needed()
+    box, finger = sheet.bounding_box(), context.new_cdp_session(page)
+    top = page.evaluate('scrollY')
+    at = [dict(x=box['x'] + x*box['width'], y=box['y'] + y*box['height']) for x, y in some['ball']['strokes'][0]]
+    for kind, o in [('touchStart', at[:1]), *[('touchMove', [p]) for p in at[1:]], ('touchEnd', [])]:
+        finger.send('Input.dispatchTouchEvent', dict(type=kind, touchPoints=o))
+    page.wait_for_timeout(300)
+    settle(page, figure)
+    assert page.evaluate('scrollY') == top, 'a finger that draws moves the page'
+    assert max(compare_answer(figure)) < 1e-3
+    by_touch = shown(figure)['answer']
+    assert by_touch == 'ball', f'by touch a ball is a {by_touch}'
+    total = sum(n for _, n in fetched)/1e6
+    own_files = [f'{name} {n/1e6:.2f}' for name, n in fetched if name.startswith('draw')]
+    print(f'  cut off: {says}; by touch: {by_touch}; {total:.2f} MB in {len(fetched)} files ({", ".join(own_files)})')
+    context.close()
+
+
+def try_failures(browser, docs: Path):
+    "Without WebAssembly, and without its files, the page to draw on says what is wrong"
+    page = browser.new_page()
+    page.add_init_script('delete window.WebAssembly')
+    page.goto((docs/'draw.html').as_uri())
+    page.wait_for_function("document.querySelector('.tc-move').dataset.failed")
+    assert 'runs no WebAssembly' in page.locator('.tc-say').inner_text()
+    page.close()
+    with tempfile.TemporaryDirectory() as tmp:
+        shutil.copy(docs/'draw.html', tmp)
+        page = browser.new_page()
+        page.goto((Path(tmp)/'draw.html').as_uri())
+        page.wait_for_function("document.querySelector('.tc-move').dataset.failed")
+        assert 'is not there; it belongs beside this page' in page.locator('.tc-say').inner_text()
+        page.close()
+    print('  without WebAssembly, and without its files, it says so')
 
 
 def try_page(browser, path: Path, shots):
@@ -178,6 +358,7 @@ def try_page(browser, path: Path, shots):
                 figure = page.locator(f'#tc-{kind}-{name}')
                 figure.scroll_into_view_if_needed()
                 page.wait_for_timeout(400)
+                if kind == 'draw': settle(page, figure)
                 assert figure.locator('.tc-still').count() == 0, f'{kind}: the picture still stands there'
                 box = figure.bounding_box()
                 assert box['x'] >= 0 and box['x'] + box['width'] <= width, f'{kind} is wider than a page of {width}'
@@ -211,7 +392,11 @@ def main():
     if not pages: sys.exit('no page has a figure to move; run `make docs`')
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=args.browser, args=['--no-sandbox'])
-        for o in pages: try_page(browser, o.resolve(), args.shots)
+        for o in pages:
+            try_page(browser, o.resolve(), args.shots)
+            if o.name != 'draw.html': continue
+            try_cut_off(browser, o.resolve().parent)
+            try_failures(browser, o.resolve().parent)
         browser.close()
     print(f'{len(pages)} pages: all figures move and show what Python computes')
 

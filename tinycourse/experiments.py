@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['experiments', 'judgements', 'compared_networks', 'experiment', 'finished_run', 'share_right', 'judge_runs',
-           'norm_weights', 'score_heatmaps', 'map_difference', 'compare_heatmaps', 'bench_machine']
+           'norm_weights', 'score_heatmaps', 'map_difference', 'compare_heatmaps', 'bench_machine', 'save_weights',
+           'load_weights', 'draw_network']
 
 # %% ../nbs/api/19_experiments.ipynb #4401305d
 import json, time
@@ -13,13 +14,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Callable
 
-import pandas as pd, torch, torch.nn.functional as F
-from fastai.vision.all import Learner
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from fastai.vision.all import (Adam, DataLoaders, IntToFloatTensor, LabelSmoothingCrossEntropyFlat, Learner, Normalize,
+                               TensorCategory, TensorImage, accuracy)
 from torchvision import models as torchvision_models
+from .augment import pad_crop_flip
 from .bench import bench
-from .core import ConfigError, DataError, isolated_rng
+from .core import (ConfigError, DataError, atomic_write, cpu_seconds, device_report, isolated_rng,
+                             source_commit)
+from .data import class_names, open_image, split_70_30, tiny_items, tiny_stats
+from .external import get_data
 from .gradcam import GradCAM, cam_methods, cam_scores, last_conv_stage
-from .learner import load_checkpoint
+from .history import ModelHistory
+from .learner import ProgressiveSize, load_checkpoint
+from .models import CIFAR10Net, count_parameters
+from .packed import BatchResize
+from .sample import draw_sketch
 from .train import run_learner
 
 # %% ../nbs/api/19_experiments.ipynb #8d439d6c
@@ -260,3 +270,91 @@ def bench_machine(
     "The tables of `tinycourse bench`"
     settings.pop('seed', None)
     (out/'bench.json').write_text(json.dumps(bench(**settings), indent=1) + '\n')
+
+# %% ../nbs/api/19_experiments.ipynb #30ac5962
+def _sketches(names, n, seed):
+    "n sketches of each class, and their classes"
+    drawn = [draw_sketch(o, np.random.RandomState([seed, c, i])) for c,o in enumerate(names) for i in range(n)]
+    return np.array(drawn, np.uint8).reshape(-1, 64, 64, 3),np.arange(len(names)).repeat(n)
+
+def _scenes(n):
+    "The sample's images, at most n for training and n for validation; their classes; and the classes' names"
+    items = tiny_items(get_data('sample'))
+    names = list(class_names(get_data('sample')).values())
+    def part(rows):
+        rows = items.iloc[rows[:n]]
+        return np.stack([np.asarray(open_image(o)) for o in rows.path]),np.array([names.index(o) for o in rows.name])
+    return *map(part, split_70_30(items)),names
+
+class _Images(list):
+    "Pairs of an image and a class; `split_idx` tells fastai's transforms whether they are for training (0) or not (1)"
+    split_idx = None
+
+def _page_dls(scenes, drawn, bs):
+    "Fastai's loaders over images in memory: scenes first, then sketches"
+    def dset(i, *parts):
+        x,y = (np.concatenate(o) for o in zip(*parts))
+        pairs = [(TensorImage(torch.from_numpy(a).permute(2,0,1)), TensorCategory(int(b))) for a,b in zip(x, y)]
+        images = _Images(pairs)
+        images.split_idx = i
+        return images
+    normalize = Normalize.from_stats(*tiny_stats, cuda=False)
+    tfms = [BatchResize(64, split_idx=0), IntToFloatTensor(), *pad_crop_flip(4), normalize]
+    both = [dset(*o) for o in zip((0,1), scenes, drawn)]
+    return DataLoaders.from_dsets(*both, bs=bs, after_batch=tfms, device='cpu', num_workers=0)
+
+def save_weights(
+    model:torch.nn.Module, # Any network
+    path:str|Path # The file to write, .npz
+):
+    "Weights as NumPy arrays, which are no pickle"
+    arrays = {k: v.contiguous().numpy() for k,v in model.cpu().state_dict().items()}
+    with atomic_write(path) as tmp, open(tmp, 'wb') as f: np.savez(f, **arrays)
+
+def load_weights(
+    model:torch.nn.Module, # A network of the same kind
+    path:str|Path # From `save_weights`
+) -> torch.nn.Module: # The same network, in evaluation mode
+    "Put saved weights into a network; raises `DataError` if they are not there"
+    if not Path(path).exists(): raise DataError(f'{path} is not there', 'Make its record: tinycourse records run NAME')
+    with np.load(path, allow_pickle=False) as f: model.load_state_dict({k: torch.from_numpy(f[k]) for k in f.files})
+    return model.eval()
+
+# %% ../nbs/api/19_experiments.ipynb #a14b5cdc
+@experiment
+def draw_network(
+    out:Path, # Folder to fill: run.json, history.csv, classes.csv, weights.npz
+    work:Path, # Not used
+    sketches:int=150, # Training images of each class that are drawn as by hand, beside the sample's own
+    epochs:int=8, # Passes over the training images
+    sizes:list=((0, 32), (.7, 48), (.85, 64)), # From which share of the training on images have how many pixels a side
+    lr:float=5e-3, # Largest learning rate
+    bs:int=32, # Images in a batch
+    seed:int=0, # Of weights, batches and sketches
+    limit:int|None=None # Images of each part of the sample, and sketches to validate; None for all, and 200
+):
+    "Train `CIFAR10Net` on the sample and on sketches, and judge it on images of both that it never saw"
+    start = cpu_seconds()
+    train,valid,names = _scenes(limit)
+    unseen = _sketches(names, 20 if limit is None else max(1, limit//10), 10**6 + seed)
+    drawn = _sketches(names, sketches, seed)
+    with isolated_rng(seed):
+        dls = _page_dls((train, valid), (drawn, unseen), bs)
+        net = CIFAR10Net(len(names)).to(memory_format=torch.channels_last)
+        learn = Learner(dls, net, LabelSmoothingCrossEntropyFlat(eps=.1), Adam, metrics=accuracy, wd=.01,
+                        cbs=[ModelHistory(out/'history.csv'), ProgressiveSize(sizes)], path=out)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(epochs, lr)
+            probs,truth = learn.get_preds()
+    right,kind = (probs.argmax(1) == truth).numpy(),np.arange(len(truth)) < len(valid[1])
+    rows = pd.DataFrame({'class': np.array(names)[truth], 'drawn': np.where(kind, 'scene', 'sketch'), 'right': right})
+    rows.pivot_table(index='class', columns='drawn', values='right').to_csv(out/'classes.csv', float_format='%.4f')
+    save_weights(net, out/'weights.npz')
+    about = dict(accuracy=float(right[kind].mean()), accuracy_sketches=float(right[~kind].mean()), epochs=epochs,
+                 n_train=len(train[1]), n_train_sketches=sketches*len(names), n_valid=int(kind.sum()),
+                 n_valid_sketches=int((~kind).sum()), data='sample', arch='CIFAR10Net',
+                 parameters=count_parameters(net), vocab=names, size=64, mean=tiny_stats[0], std=tiny_stats[1],
+                 recipe=dict(name='one_cycle', optimizer='Adam', lr=lr, wd=.01, label_smoothing=.1, sizes=sizes),
+                 batch_size=bs, seed=seed, cpu_seconds=round(cpu_seconds()-start, 1),
+                 command=f'tinycourse records run {out.name}', **source_commit(), machine=device_report())
+    (out/'run.json').write_text(json.dumps(about, indent=1) + '\n')

@@ -37,7 +37,7 @@ class Row:
     alone:bool=False # Its times are quoted, so nothing else may run beside it, and it gets all threads
     needs:list=dataclasses.field(default_factory=list) # Rows that have to be made first
     pages:list=dataclasses.field(default_factory=list) # Pages that quote it
-    keep:list=dataclasses.field(default_factory=list) # Figures of the run that are kept too, such as gradcam.png
+    keep:list=dataclasses.field(default_factory=list) # Other files of the run that are kept too, such as gradcam.png
 
     @property
     def command(self) -> str: # A line for a shell
@@ -131,7 +131,7 @@ def publish(
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
     small = [o.name for o in work.iterdir() if o.suffix in ('.csv', '.json')]
-    files = record_files + row.keep if row.make == 'train' else small
+    files = (record_files if row.make == 'train' else small) + row.keep
     for o in files: shutil.copy(work/o, tmp/o)
     shutil.rmtree(dest/row.name, ignore_errors=True)
     os.rename(tmp, dest/row.name)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['shapes', 'patterns', 'SAMPLE_DIGEST', 'SAMPLE_NAME', 'CIFAR10_SAMPLE_DIGEST', 'CIFAR10_SAMPLE_NAME', 'draw_scene',
-           'make_sample', 'tree_digest', 'make_cifar10_sample']
+           'draw_sketch', 'make_sample', 'tree_digest', 'make_cifar10_sample']
 
 # %% ../nbs/api/01_sample.ipynb #f58bff0c
 import hashlib, math
@@ -108,6 +108,58 @@ def draw_scene(
     img = np.where(mask[...,None], drawn, img) + rng.randint(-15, 16, img.shape)
     ys,xs = np.nonzero(mask)
     return img.clip(0, 255).astype(np.uint8), (xs.min(), ys.min(), xs.max(), ys.max())
+
+# %% ../nbs/api/01_sample.ipynb #4fae1926
+_hollow = dict(ring='ball', frame='box')  # what is left when a pen goes round a shape
+
+def _inner(mask, n):
+    "What is left of a mask when n pixels are taken off all around"
+    for _ in range(n):
+        m = np.pad(mask, 1)
+        mask = mask & m[2:,1:-1] & m[:-2,1:-1] & m[1:-1,2:] & m[1:-1,:-2]
+    return mask
+
+def _unsteady(rng, r):
+    "Points around a centre, in thousandths of a radius of r pixels: turned, squeezed, and moved by slow waves"
+    side = 2*_size
+    angle = math.radians(rng.randint(-20, 21) if rng.randint(4) else rng.randint(-180, 181))
+    wide,high = rng.uniform(.8, 1.2, 2)
+    at = rng.randint(min(r, _size-2), side-min(r, _size-2), 2)
+    y,x = np.mgrid[:side,:side] - at[:,None,None]
+    phase,slow,far = rng.uniform(0, 2*math.pi, 4),rng.uniform(.03, .09, 4),rng.uniform(0, .05*r, 4)
+    x = x + far[0]*np.sin(slow[0]*y + phase[0]) + far[1]*np.sin(slow[1]*x + phase[1])
+    y = y + far[2]*np.sin(slow[2]*x + phase[2]) + far[3]*np.sin(slow[3]*y + phase[3])
+    c,s = math.cos(angle),math.sin(angle)
+    return (x*c + y*s)*1000/(r*wide),(y*c - x*s)*1000/(r*high)
+
+def _by_hand(rng, name):
+    "Two masks at twice the size: where a drawn object is, and where it has its first colour"
+    r,thick = rng.randint(28, 56),rng.randint(5, 16)
+    u,v = _unsteady(rng, r)
+    if name in _hollow and rng.randint(3): mask = (whole := shapes[_hollow[name]](u, v)) & ~_inner(whole, thick)
+    else: mask = shapes[name](u, v)
+    drawn_round = name not in ('ball', 'box', *_hollow) and rng.randint(3) == 0
+    if drawn_round: mask = mask & ~_inner(mask, thick//2 + 2)
+    plain = rng.randint(4) > 0
+    return mask,mask if plain else patterns[name]((u*r/2000).astype(int), (v*r/2000).astype(int))
+
+def _ink(rng): return rng.randint(0, 256, 3) if rng.randint(3) else np.repeat(rng.choice([0, 255, rng.randint(256)]), 3)
+
+def draw_sketch(
+    name:str, # A key of `shapes`
+    rng # A `RandomState`
+) -> np.ndarray: # uint8 image, size x size x 3
+    "A shape as a hand may draw it: filled or outlined, mostly of one colour, mostly on plain paper"
+    mask,first = _by_hand(rng, name)
+    kind = rng.randint(6)
+    if kind < 4: paper = np.broadcast_to(_ink(rng), (_size,_size,3))
+    else: paper = _backdrop(rng) if kind == 4 else _smooth(rng, rng.randint(2, 4))
+    img = paper.repeat(2, 0).repeat(2, 1)
+    under,colour = img[mask].mean(0),_ink(rng)
+    while abs(colour - under).max() < 60: colour = _ink(rng)
+    img = np.where(mask[...,None], np.where(first[...,None], colour, (colour+128) % 256), img)
+    img = img.reshape(_size, 2, _size, 2, 3).mean((1,3)) + rng.randint(2)*rng.randint(-15, 16, (_size,_size,3))
+    return img.clip(0, 255).astype(np.uint8)
 
 # %% ../nbs/api/01_sample.ipynb #5d13500a
 SAMPLE_DIGEST = '6bf682c4fe825a0b980a128b6b395ebd3f05d1c710515cb8e654778f9788e216'  # what `tree_digest` says of it
