@@ -287,7 +287,7 @@ def try_cut_off(browser, docs: Path):
     context = browser.new_context(has_touch=True, viewport=dict(width=420, height=900))
     page, came, refused = context.new_page(), [], []
     context.route('**', lambda route: route.continue_() if route.request.url.startswith(own) else (refused.append(route.request.url), route.abort()))
-    page.on('response', came.append)
+    page.on('response', lambda o: came.append(o))
     page.goto(own + 'draw.html', wait_until='load')
     figure = page.locator('.tc-move')
     settle(page, figure)
