@@ -54,7 +54,8 @@ def demo_page(
         with gr.Row():
             file = gr.Image(type='filepath', image_mode=None, sources=['upload', 'clipboard'], label='An image')
             answer = gr.Label(num_top_classes=5, label='The likeliest classes')
-            seen = gr.Image(label='Where it looked', visible=bool(layers), interactive=False)
+            seen = gr.Image(label='Where it looked', visible=bool(layers), interactive=False,
+                            buttons=['fullscreen', 'download'])  # without the third, which shares on the web
         with gr.Row(visible=bool(layers)):
             layer = gr.Dropdown(layers, value='layer3' if 'layer3' in layers else None, label='Layer')
             method = gr.Dropdown(cam_methods, value='layercam', label='Method')
