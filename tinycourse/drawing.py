@@ -29,12 +29,13 @@ def draw_box(
     text:str, # What is written in it
     width:float=1.5, # In units
     height:float=1., # In units
-    colour:str='.92' # What fills it
+    colour:str='.92', # What fills it
+    size:float=9 # Of the text, in points
 ):
     "A box with round corners"
     corner = (x - width/2, y - height/2)
     ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle='round,pad=0,rounding_size=.15', fc=colour, ec='.35'))
-    ax.text(x, y, text, ha='center', va='center', fontsize=9)
+    ax.text(x, y, text, ha='center', va='center', fontsize=size)
 
 def draw_arrow(
     ax:Axes, # From `new_drawing`
