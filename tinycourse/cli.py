@@ -171,7 +171,7 @@ def _add_gradcam(sub):
     p.add_argument('files', nargs='+', metavar='IMAGE', help='images, of any size')
     p.add_argument('--layer', metavar='NAME', help='layer to look into, such as layer3.1.conv2 (default: a late stage)')
     p.add_argument('--method', metavar='NAME',
-                   help='gradcam, gradcam++, xgradcam, layercam, hirescam, eigencam or scorecam (default: layercam)')
+                   help='gradcam, gradcam++, xgradcam, layercam, hirescam, eigencam or scorecam (default: gradcam)')
     p.add_argument('--target', metavar='CLASS', help='name or number of a class (default: the predicted one)')
     p.add_argument('--size', type=int, metavar='PX',
                    help="shorter side as the network sees it (default: the run's, or 64)")

@@ -20,8 +20,8 @@ from .gradcam import GradCAM, cam_methods, overlay
 def explained(
     model:Predictor, # From `load_model`
     file:str|Path, # An image file
-    layer:str='layer3', # A layer of the network
-    method:str='layercam', # One of `cam_methods`
+    layer:str='layer2', # A layer of the network
+    method:str='gradcam', # One of `cam_methods`
     side:int=384 # Of the returned image, in pixels
 ) -> tuple: # {class: probability}, and the middle of the image under its heatmap, None where there is no network
     "What a network says of an image, and where it looked. Raises `DataError` or `ConfigError`"
@@ -57,8 +57,8 @@ def demo_page(
             seen = gr.Image(label='Where it looked', visible=bool(layers), interactive=False,
                             buttons=['fullscreen', 'download'])  # without the third, which shares on the web
         with gr.Row(visible=bool(layers)):
-            layer = gr.Dropdown(layers, value='layer3' if 'layer3' in layers else None, label='Layer')
-            method = gr.Dropdown(cam_methods, value='layercam', label='Method')
+            layer = gr.Dropdown(layers, value='layer2' if 'layer2' in layers else None, label='Layer')
+            method = gr.Dropdown(cam_methods, value='gradcam', label='Method')
         for o in (file, layer, method): o.change(ask, [file, layer, method], [answer, seen])
     return page
 

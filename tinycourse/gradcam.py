@@ -356,7 +356,7 @@ def overlay(
 def _listed(o): return list(o) if isinstance(o, (list, tuple)) else [o]
 
 def _fine_stage(model, x):
-    "The last of a ResNet's four stages with at least 4 x 4 positions; None for a network without one"
+    "The last of a ResNet's four stages with at least 7 x 7 positions; None for a network without one"
     model,sides = plain_model(model),{}
     def note(name, module, inputs, out): sides[name] = min(out.shape[2:])
     with eval_mode(model), torch.no_grad(), ExitStack() as hooks:
@@ -364,7 +364,7 @@ def _fine_stage(model, x):
             stage = getattr(model, name, None)
             if stage is not None: hooks.callback(stage.register_forward_hook(partial(note, name)).remove)
         model(x[:1])
-    return ([o for o,side in sides.items() if side >= 4] or [None])[-1]
+    return ([o for o,side in sides.items() if side >= 7] or [None])[-1]
 
 def _panel_layers(model, x, layer):
     "The layers of a panel: those asked for, and a late stage for None"
@@ -406,9 +406,9 @@ def cam_panel(
     learn:Learner, # A trained classifier
     idxs:list|None=None, # In the validation set, such as `misclassified(learn).idx[:8]`; None for `n` spread evenly
     n:int=8, # How many images when `idxs` is None
-    layer:str|nn.Module|list|None=None, # As for `GradCAM`; None for the last stage with 4 x 4 positions or more
+    layer:str|nn.Module|list|None=None, # As for `GradCAM`; None for the last stage with 7 x 7 positions or more
     alpha:float=0.55, # Strength of the heatmap, 0 to 1
-    method:str|list='layercam', # One of `cam_methods`, or a list of them
+    method:str|list='gradcam', # One of `cam_methods`, or a list of them
     target:str|list='predicted' # 'predicted', 'truth', or a list of both
 ): # The matplotlib figure
     "Images of the validation set above their heatmaps: a row for each layer, method and target"
@@ -483,7 +483,7 @@ def cam_images(
     files:list, # Images, of any size
     vocab:list, # Names of the classes
     layer:str|nn.Module|None=None, # A layer or its name; None as in `cam_panel`
-    method:str='layercam', # One of `cam_methods`
+    method:str='gradcam', # One of `cam_methods`
     target:str|int|None=None, # Name or number of a class; None for the predicted one
     size:int=64, # What the shorter side is scaled to, in pixels, up to `max_side`
     stats:tuple=tiny_stats, # Channel means and standard deviations
