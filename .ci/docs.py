@@ -38,6 +38,11 @@ def unlink_code(md: str) -> str:
     return re.sub(r'^```.*?^```', lambda m: re.sub(r'\[(`[^`]+`)\]\([^)]*\)', r'\1', m[0]), md, flags=re.M | re.S)
 
 
+def unnest_links(md: str) -> str:
+    "nbdev links a name even where the author has linked it already; a link inside a link is none, so the author's stays"
+    return re.sub(r'\[([^][\n]*)\[(`[^`\n]+`)\]\([^)\s]*\)([^][\n]*)\]\(', r'[\1\2\3](', md)
+
+
 def for_readers(nb, name: str):
     "A lesson as the site shows it: badges under the title, stubs for solutions, and the solutions folded below the checks"
     cells, solved = [], None
@@ -80,6 +85,7 @@ def stage(dest: Path):
         try: NBProcessor(nb=nb, procs=apidocs.processors()).process()
         except Exception as e: sys.exit(f'{f.relative_to(ROOT)}: {e}\n{e.__cause__!r}')
         nb.metadata.pop('widgets', None)
+        for cell in (c for c in nb.cells if c.cell_type == 'markdown'): cell.source = unnest_links(cell.source)
         for out in (o for c in nb.cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})):
             out.data['text/markdown'] = unlink_code(''.join(out.data['text/markdown']))
         for cell in (c for c in nb.cells if '\r' in ''.join(''.join(o.get('text', '')) for o in c.get('outputs', []))):

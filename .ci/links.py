@@ -7,17 +7,26 @@ from urllib.parse import unquote, urlsplit
 from nbdev.config import get_config
 
 
+VERBATIM = {'pre', 'code', 'script', 'style'}
+
+
 class Page(HTMLParser):
-    "The ids and the links of one page"
+    "The ids and the links of one page, and links that are still Markdown"
     def __init__(self, path: Path):
         super().__init__()
-        self.ids, self.links = set(), set()
+        self.ids, self.links, self.typed, self.verbatim = set(), set(), [], 0
         self.feed(path.read_text(encoding='utf-8'))
 
     def handle_starttag(self, tag, attrs):
+        self.verbatim += tag in VERBATIM
         for k, v in attrs:
             if k in ('id', 'name') and v: self.ids.add(v)
             if k in ('href', 'src') and v: self.links.add(v)
+
+    def handle_endtag(self, tag): self.verbatim -= tag in VERBATIM
+
+    def handle_data(self, data):
+        if not self.verbatim: self.typed += re.findall(r'.{,40}\]\(.{,40}', data)
 
 
 def external(url: str, root: Path) -> str:
@@ -36,6 +45,7 @@ def check(site: Path, root: Path, readme: Path) -> list:
     pages = {p.resolve(): Page(p) for p in site.rglob('*.html')}
     bad = []
     for path, page in sorted(pages.items()):
+        bad += [f'  {path.relative_to(site.resolve())}: {words} (Markdown, as it was typed)' for words in page.typed]
         for url in sorted(page.links):
             why, parts = '', urlsplit(url)
             if parts.scheme or parts.netloc: why = external(url, root)
