@@ -53,6 +53,11 @@ def readable_cells(text: str) -> str:
     return re.sub(r'(background-color: #([0-9a-fA-F]{6});\s*color: )#[0-9a-fA-F]{6}', settled, text)
 
 
+def readable_bars(text: str) -> str:
+    "A bar of pandas behind a number lets the page shine through: the words on it are the page's, dark or light"
+    return re.sub(r'(linear-gradient\(90deg, ?#[0-9a-fA-F]{6})(?= )', r'\g<1>66', text)
+
+
 def figure_names(text: str, title: str) -> str:
     "Each figure is called after its page and section, and numbered, unless the notebook names it"
     section, n = '', {}
@@ -88,7 +93,8 @@ def page_title(text: str) -> str:
 def polish(text: str, url: str) -> str:
     "A page, complete"
     title = page_title(text)
-    text = readable_cells(wide_outputs(landmarks(skip_link(quiet_icons(table_corners(text))))))
+    text = wide_outputs(landmarks(skip_link(quiet_icons(table_corners(text)))))
+    text = readable_bars(readable_cells(text))
     return addresses(figure_names(text, title), url, title)
 
 
