@@ -130,6 +130,9 @@ def check_manners():
         bad += [f'{name}: imports share a cell with other code; give them their own: ' + ' '.join(re.sub('#[|].*', '', s).split()[:6])
                 for s in mixes_imports(nb)]
         if p.stat().st_size > 1_000_000: bad.append(f'{name}: {p.stat().st_size/1e6:.1f} MB; keep it under 1 MB')
+        prose = '\n'.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown')
+        bad += [f'{name}: Markdown beside </summary> is shown as it is typed; put it after an empty line: {s[:50]}'
+                for s in re.findall(r'</summary>[ \t]*(\S.*)', prose) if re.search(r'`|\*\w|\]\(|\$', s)]
         outs = [o for c in nb['cells'] for o in c.get('outputs', [])]
         if any(o['output_type'] == 'error' for o in outs): bad.append(f'{name}: an output is an error')
         words = json.dumps([{k: v for k, v in o.get('data', o).items() if not k.startswith('image')} for o in outs])
