@@ -495,10 +495,11 @@ def cam_images(
     target,device,rows = _class_index(target, vocab),next(model.parameters()).device,[]
     images = [_photo(o) for o in files]
     sizes = [_seen_size(image, file, size) for image,file in zip(images, files)]
+    for image in images: image.thumbnail((max_side, max_side))
+    inputs = [_as_input(image, seen, stats, device) for image,seen in zip(images, sizes)]
+    explained = [_explain(model, x, layer, method, target) for x in inputs]  # before the figure: an error leaves none behind
     fig,axs = plt.subplots(2, len(files), figsize=(3*len(files), 6), squeeze=False, constrained_layout=True)
-    for (top,bottom),file,image,seen in zip(axs.T, files, images, sizes):
-        image.thumbnail((max_side, max_side))
-        probs,k,heat = _explain(model, _as_input(image, seen, stats, device), layer, method, target)
+    for (top,bottom),file,image,(probs,k,heat) in zip(axs.T, files, images, explained):
         i = int(probs.argmax())
         rows.append(dict(file=str(file), predicted=vocab[i], prob=float(probs[i]),
                          target=vocab[k], prob_target=float(probs[k])))
