@@ -209,6 +209,10 @@ def _laid_out(path, solutions, nbgrader):
     nb = json.loads(text)
     return _json(_for_nbgrader(nb) if nbgrader else _solve(nb))
 
+def _in_the_way(path):
+    "Whether something is where a file is to go, a link to nowhere as well, or where its folder is"
+    return os.path.lexists(path) or os.path.lexists(path.parent) and not path.parent.is_dir()
+
 def lay_out(
     dest:str|Path='.', # Folder to fill
     solutions:bool=False, # With the solutions
@@ -227,22 +231,33 @@ def lay_out(
     for p in chosen:
         made = _laid_out(p, solutions, nbgrader).encode()
         there = dest/p.stem/p.name if nbgrader else dest/p.name
-        there.parent.mkdir(exist_ok=True)
         same = there.is_file() and there.read_bytes() == made
-        what = 'as it was' if same else 'kept: it differs' if there.exists() else 'new'
+        what = 'as it was' if same else 'kept: it differs' if _in_the_way(there) else 'new'
         if what == 'new':
+            there.parent.mkdir(exist_ok=True)
             with atomic_write(there) as tmp: tmp.write_bytes(made)
         rows.append(dict(lesson=p.name, what=what))
     return pd.DataFrame(rows).set_index('lesson')
 
 # %% ../nbs/api/21_lessons.ipynb #4d16abbe
-def _outcome(answer, check):
+def _exercise_cells(nb):
+    "The code cells of each exercise, by number: answer and check, which a learner may have split"
+    res = {}
+    for c in nb['cells']:
+        about = c['metadata'].get('tinycourse')
+        if about and c['cell_type'] == 'code': res.setdefault(about['exercise'], []).append(c)
+    return dict(sorted(res.items()))
+
+def _outcome(cells):
     "What became of an exercise: passes, not written yet, or why it does not pass"
-    errors = [o for c in (answer, check) for o in c['outputs'] if o['output_type'] == 'error']
-    if not errors: return 'passes'
+    errors = [o for c in cells for o in c['outputs'] if o['output_type'] == 'error']
+    if not errors:
+        checked = any(c['metadata']['tinycourse']['part'] == 'check' for c in cells)
+        return 'passes' if checked else 'its check is gone'
     name,value = errors[0]['ename'],errors[0]['evalue']
     if name == 'NotImplementedError': return 'not written yet'
-    return value if name == 'AssertionError' else f'{name}: {value}'
+    if name == 'AssertionError': return value or name
+    return f'{name}: {value}'
 
 def check_lesson(
     path:str|Path, # A learner's notebook
@@ -255,14 +270,12 @@ def check_lesson(
     try: nb = nbformat.read(path, as_version=4)
     except Exception as e:
         raise DataError(f'{path} is not a notebook ({type(e).__name__})',
-                        'Lay it out again: tinycourse lessons') from None
+            f'Move it away, then: tinycourse lessons {path.parent} --only {path.stem[:2]}') from None
     here = dict(metadata=dict(path=str(path.parent)))
     nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, resources=here).execute()
-    cells,rows = nb.cells,[]
-    for number,answer in _answers(nb).items():
-        check = next(c for c in cells if c.metadata.get('tinycourse') == dict(exercise=number, part='check'))
-        rows.append(dict(lesson=path.stem, exercise=number, outcome=_outcome(answer, check)))
-    story = [c for c in cells if c.cell_type == 'code' and not c.metadata.get('tinycourse')]
+    outcomes = {n: _outcome(cells) for n,cells in _exercise_cells(nb).items()}
+    rows = [dict(lesson=path.stem, exercise=n, outcome=o) for n,o in outcomes.items()]
+    story = [c for c in nb.cells if c.cell_type == 'code' and not c.metadata.get('tinycourse')]
     others = [o for c in story for o in c.outputs if o.output_type == 'error']
     if others and others[0].ename != 'NotImplementedError':
         rows.append(dict(lesson=path.stem, exercise=0, outcome=f'{others[0].ename}: {others[0].evalue}'))
