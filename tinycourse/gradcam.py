@@ -497,7 +497,8 @@ def cam_images(
     sizes = [_seen_size(image, file, size) for image,file in zip(images, files)]
     for image in images: image.thumbnail((max_side, max_side))
     inputs = [_as_input(image, seen, stats, device) for image,seen in zip(images, sizes)]
-    explained = [_explain(model, x, layer, method, target) for x in inputs]  # before the figure: an error leaves none behind
+    # before the figure is opened, so that an error leaves none behind
+    explained = [_explain(model, x, layer, method, target) for x in inputs]
     fig,axs = plt.subplots(2, len(files), figsize=(3*len(files), 6), squeeze=False, constrained_layout=True)
     for (top,bottom),file,image,(probs,k,heat) in zip(axs.T, files, images, explained):
         i = int(probs.argmax())
