@@ -1,7 +1,7 @@
 // The site's search. smalldocs asks an object with the manners of Fuse, which looks for a query as one string of letters;
 // this one takes words: lessons and answers come first, a page appears three times at most, a slip of a finger is forgiven.
 const idle = new Set("a an and are can do does for from how i in is it me my of on the to what where which why with".split(" "));
-const stem = (w) => w.length > 4 ? w.replace(/(?:ing|ed|es|s|e)$/, "") : w.replace(/s$/, "");
+const stem = (w) => w.length > 4 ? w.replace(/(?:ing|ed|es|s|e)$/, "") : w.replace(/s$|(?<=...)e$/, "");
 const words = (text) => (text.toLowerCase().match(/[\p{L}\p{N}_]+(?:-[\p{L}\p{N}_]+)*/gu) || [])
   .flatMap((w) => w.includes("-") ? [w.replaceAll("-", ""), ...w.split("-")] : w.includes("_") ? [w, ...w.split("_")] : [w]).map(stem);
 const named = (query) => /_|[a-z][A-Z]/.test(query);  // who asks for a name of the library wants its page
@@ -43,9 +43,9 @@ class WordSearch {
     return all.filter((w) => w.length > 3 && apart(w, word) <= slips).map((w) => [w, 0.5]);
   }
   search(query, { limit = 20 } = {}) {
-    const asked = query.toLowerCase().match(/[\p{L}\p{N}_]+(?:-[\p{L}\p{N}_]+)*/gu) || [];
-    const joined = asked.map((w) => this.found.has(stem(w.replaceAll("-", ""))) ? [stem(w.replaceAll("-", ""))] : w.split("-").map(stem)).flat();
-    const meant = joined.filter((w) => !idle.has(w)), terms = meant.length ? meant : joined;
+    const typed = query.toLowerCase().match(/[\p{L}\p{N}_]+(?:-[\p{L}\p{N}_]+)*/gu) || [];
+    const meant = typed.filter((w) => !idle.has(w)), asked = meant.length ? meant : typed;
+    const terms = asked.map((w) => this.found.has(stem(w.replaceAll("-", ""))) ? [stem(w.replaceAll("-", ""))] : w.split("-").map(stem)).flat();
     const scores = new Map();
     for (const term of terms) {
       const best = new Map();
