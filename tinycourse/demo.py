@@ -6,12 +6,13 @@
 __all__ = ['explained', 'demo_page', 'serve_demo']
 
 # %% ../nbs/api/25_demo.ipynb #7e7f7faf
-import os
+import os, socket, tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from PIL import Image
-from .core import DataError, extra_package
+from .core import ConfigError, DataError, extra_package
 from .data import open_image
 from .export import Predictor
 from .gradcam import GradCAM, cam_methods, overlay
@@ -35,6 +36,12 @@ def explained(
     return likely,Image.fromarray(pixels).resize((side, side), Image.BICUBIC)
 
 # %% ../nbs/api/25_demo.ipynb #e6973126
+def _uploaded(given, folder):
+    "The file that a visitor gave. Raises `DataError` for one that lies elsewhere: a request can name any path"
+    path = Path(given['path'] or '').resolve()
+    if path.is_relative_to(Path(folder).resolve()): return path
+    raise DataError(f'{path.name} was not uploaded', 'Upload it')
+
 def demo_page(
     model:Predictor # From `load_model`
 ): # A `gradio.Blocks`, not yet served
@@ -43,10 +50,12 @@ def demo_page(
     gr = extra_package('gradio', 'demo')
     layers = [k for k,_ in model.model.named_children() if k.startswith('layer')] if model.model else []
 
-    def ask(file, layer, method):
-        if file is None: return None,None
-        try: return explained(model, file, layer, method)
-        except DataError: raise gr.Error(f'{Path(file).name} is no image that can be read') from None
+    def ask(given, layer, method):
+        if given is None: return None,None
+        try: return explained(model, _uploaded(given, file.GRADIO_CACHE), layer, method)
+        except DataError: why = f'{Path(given["path"] or "this").name} is no image that can be read'
+        except ConfigError as e: why = e.cause
+        raise gr.Error(why, print_exception=False)
 
     with gr.Blocks(title='tinycourse', analytics_enabled=False) as page:
         gr.Markdown(f'## Which of {len(model.vocab)} classes?\nThe network knows these and no others: it has no word '
@@ -59,17 +68,41 @@ def demo_page(
         with gr.Row(visible=bool(layers)):
             layer = gr.Dropdown(layers, value='layer2' if 'layer2' in layers else None, label='Layer')
             method = gr.Dropdown(cam_methods, value='gradcam', label='Method')
-        for o in (file, layer, method): o.change(ask, [file, layer, method], [answer, seen])
+        for o in (file, layer, method):
+            o.change(ask, [file, layer, method], [answer, seen], preprocess=False)  # Gradio's stops without a reason
     return page
+
+@contextmanager
+def _own_uploads():
+    "Gradio keeps what visitors give in a folder of this page alone, which goes when the page ends"
+    was = os.environ.get('GRADIO_TEMP_DIR')
+    with tempfile.TemporaryDirectory(prefix='tinycourse-demo-', ignore_cleanup_errors=True) as folder:
+        os.environ['GRADIO_TEMP_DIR'] = folder
+        try: yield
+        finally:
+            if was is None: del os.environ['GRADIO_TEMP_DIR']
+            else: os.environ['GRADIO_TEMP_DIR'] = was
+
+def _can_listen(host, port):
+    "Raise `ConfigError` if no page can be served there"
+    if port is not None and not 1 <= port <= 65535: raise ConfigError(f'port is {port}', 'Give one from 1 to 65535')
+    try:
+        family,_,_,_,address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address, family=family).close()
+    except OSError as e:
+        at = f'{host} port {port}' if port else host
+        raise ConfigError(f'nothing can listen on {at}: {e.strerror}', 'Choose another --host or --port') from None
 
 def serve_demo(
     model:Predictor, # From `load_model`
     host:str='127.0.0.1', # Address to listen on; '0.0.0.0' for all of this machine's, and then everybody can ask
-    port:int|None=None # None for the first free one from 7860 on
+    port:int|None=None # 1 to 65535; None for the first free one from 7860 on
 ):
-    "Serve `demo_page` and say where, until it is stopped. Raises `ConfigError` without Gradio"
-    page = demo_page(model)
-    page.launch(server_name=host, server_port=port, share=False, allowed_paths=[], max_file_size='10mb', quiet=True,
-                prevent_thread_lock=True)
-    print(f'The page is at {page.local_url} (Ctrl-C ends it)', flush=True)
-    page.block_thread()
+    "Serve `demo_page` and say where, until it is stopped. Raises `ConfigError` without Gradio, or if it cannot listen"
+    _can_listen(host, port)
+    with _own_uploads():
+        page = demo_page(model)
+        page.launch(server_name=host, server_port=port, share=False, allowed_paths=[], max_file_size='10mb',
+                    quiet=True, prevent_thread_lock=True)
+        print(f'The page is at {page.local_url} (Ctrl-C ends it)', flush=True)
+        page.block_thread()

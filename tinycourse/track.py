@@ -127,7 +127,8 @@ class TrackioTracker(Tracker):
         return [StepsGoOn(), TrackioCallback(self.trackio)]
 
     def finish(self, out, record):
-        self.trackio.log({**_results(record), **{o: self.trackio.Image(str(out/f'{o}.png')) for o in _figures}})
+        results = {f'results/{k}': v for k,v in _results(record).items()}  # `lr` alone would be a point of that curve
+        self.trackio.log({**results, **{o: self.trackio.Image(str(out/f'{o}.png')) for o in _figures}})
 
     def close(self):
         if self.run: self.trackio.finish()
