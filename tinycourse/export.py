@@ -89,17 +89,34 @@ class Predictor:
         images:list # PIL images, files, or whatever else `open_image` takes; one at least
     ) -> np.ndarray: # n x classes probabilities
         "The probabilities that the network gives to each class"
-        x = np.stack([self.prepare(open_image(o)) for o in images])
+        return self.probs(np.stack([self.prepare(open_image(o)) for o in images]))
+
+    def probs(self,
+        x:np.ndarray # n x 3 x size x size, from `prepare`
+    ) -> np.ndarray: # n x classes probabilities
+        "The same for images that are prepared"
         logits = self.logits(x).astype(np.float64)
         odds = np.exp(logits - logits.max(1, keepdims=True))
         return odds/odds.sum(1, keepdims=True)
 
 # %% ../nbs/api/22_export.ipynb #064abfae
+def _are_numbers(found, n):
+    return isinstance(found, list) and len(found) == n and all(isinstance(o, int|float) for o in found)
+
+def _fit(about):
+    "Whether facts have the form in which `export_run` writes them: whoever wrote the file could write anything"
+    if not set(about) >= {'vocab', 'size', 'mean', 'std', 'check'}: return False
+    vocab,size,std = about['vocab'],about['size'],about['std']
+    names = isinstance(vocab, list) and all(isinstance(o, str) for o in vocab)
+    if not names or not isinstance(size, int) or size < 1: return False
+    if not _are_numbers(about['mean'], 3) or not _are_numbers(std, 3) or min(std) <= 0: return False
+    return _are_numbers(about['check'], len(vocab))
+
 def _facts(texts, path):
     "What travelled with a network; raises `DataError` if it is not enough"
     try: about = {k: json.loads(v) for k,v in (texts or {}).items()}
     except ValueError: about = {}
-    if set(about) >= {'vocab', 'size', 'mean', 'std', 'check'}: return about
+    if _fit(about): return about
     raise DataError(f'{path} does not say what its answers mean', 'Give a file that `tinycourse export` wrote')
 
 def _read_safetensors(path):
@@ -130,18 +147,20 @@ def load_model(
 ) -> Predictor: # Ready to be asked
     "A trained network, however it was kept; raises `ConfigError` or `DataError`"
     path = Path(path).expanduser()
-    if path.suffix == '.pkl':
+    kind = path.suffix.lower()
+    if kind == '.pkl':
         raise ConfigError(f'{path} is a pickle, and opening it runs whatever code is in it',
                           "Give another format; open your own with fastai's load_learner")
-    if path.suffix not in _readers:
+    if kind not in _readers:
         model,record = load_run(path)
         return Predictor(_logits_of(model), about_run(model, record), model)
     if not path.is_file(): raise ConfigError(f'{path} does not exist', 'Make it with: tinycourse export RUN')
-    try: found = _readers[path.suffix](str(path))
+    try:
+        found = _readers[kind](str(path))
+        _same_answer(found.logits, found.about, path)
     except TinyCourseError: raise
     except Exception as e:
-        raise DataError(f'{path} is not a whole {path.suffix} file ({type(e).__name__})', 'Get a whole copy') from None
-    _same_answer(found.logits, found.about, path)
+        raise DataError(f'{path} is not a whole {kind} file ({type(e).__name__})', 'Get a whole copy') from None
     return found
 
 # %% ../nbs/api/22_export.ipynb #e92d4c73
@@ -232,7 +251,7 @@ formats = dict(safetensors='.safetensors', onnx='.onnx', fastai='.pkl')
 
 def _format_of(format, out):
     "The format that was asked for, by its name or by the ending of the file; raises `ConfigError`"
-    by_ending = {v: k for k,v in formats.items()}.get(Path(out).suffix) if out else None
+    by_ending = {v: k for k,v in formats.items()}.get(Path(out).suffix.lower()) if out else None
     format = format or by_ending or 'safetensors'
     if format not in formats: raise ConfigError(f'there is no format {format!r}', f'Choose from: {", ".join(formats)}')
     if out and by_ending != format:
@@ -256,12 +275,14 @@ def export_run(
 # %% ../nbs/api/22_export.ipynb #07ff387c
 def _batch_rows(model, files, top):
     "A row for each file of a batch"
-    rows,images = [dict(file=str(o), predicted='', prob=float('nan'), answers=[], error='') for o in files],[]
+    rows = [dict(file=str(o), predicted='', prob=float('nan'), answers=[], error='') for o in files]
+    readable,x = [],[]
     for row in rows:
-        try: images.append((row, open_image(row['file'])))
+        try: x.append(model.prepare(open_image(row['file'])))  # small at once: a batch of photos would fill the memory
         except DataError as e: row['error'] = e.cause
-    if not images: return rows
-    for (row,_),p in zip(images, model([o for _,o in images])):
+        else: readable.append(row)
+    if not readable: return rows
+    for row,p in zip(readable, model.probs(np.stack(x))):
         best = p.argsort(kind='stable')[::-1][:top]
         row['answers'] = [(model.vocab[i], float(p[i])) for i in best]
         row['predicted'],row['prob'] = row['answers'][0]
@@ -287,7 +308,7 @@ def image_files(
     paths:list # Files and folders
 ) -> list: # Files: those named, and for each folder the images in it and below, sorted
     "The images that paths stand for; raises `ConfigError` for a folder without images"
-    endings,found = {*Image.registered_extensions()} - {'.pdf'},[]
+    endings,found = {*Image.registered_extensions(), '.heic', '.heif'} - {'.pdf'},[]  # a phone's: said to be unreadable
     for path in map(Path, paths):
         below = [o for o in path.rglob('*') if o.suffix.lower() in endings and o.is_file()] if path.is_dir() else [path]
         if not below: raise ConfigError(f'there is no image in {path}', 'Name a folder with images')
