@@ -6,7 +6,7 @@
 __all__ = ['parser', 'main']
 
 # %% ../nbs/api/30_cli.ipynb #812cf0cc
-import argparse, sys
+import argparse, sys, warnings
 
 # %% ../nbs/api/30_cli.ipynb #9d6f5d0a
 def _setting(word):
@@ -523,7 +523,10 @@ def main(
     args = vars(parser().parse_args(argv))
     run = args.pop('run'); args.pop('command')
     if 'changes' in args: args['changes'] = dict(args['changes'])
-    try: return run(args) or 0
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module='PIL')  # what it finds odd about an image that it reads all the same
+            return run(args) or 0
     except BrokenPipeError:
         sys.stdout = None  # as after `tinycourse records | head -1`
         return 141
