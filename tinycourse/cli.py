@@ -525,7 +525,7 @@ def main(
     if 'changes' in args: args['changes'] = dict(args['changes'])
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', module='PIL')  # what it finds odd about an image that it reads all the same
+            warnings.filterwarnings('ignore', module='PIL')  # remarks on images that it reads all the same
             return run(args) or 0
     except BrokenPipeError:
         sys.stdout = None  # as after `tinycourse records | head -1`
