@@ -15,23 +15,25 @@ from PIL import Image
 from .core import ConfigError, DataError, extra_package
 from .data import open_image
 from .export import Predictor
-from .gradcam import GradCAM, cam_methods, overlay
+from .gradcam import GradCAM, cam_methods, fine_stage, overlay
 
 # %% ../nbs/api/25_demo.ipynb #bc491257
 def explained(
     model:Predictor, # From `load_model`
     file:str|Path, # An image file
-    layer:str='layer2', # A layer of the network
+    layer:str|None=None, # A layer of the network; None for `fine_stage`'s
     method:str='gradcam', # One of `cam_methods`
     side:int=384 # Of the returned image, in pixels
 ) -> tuple: # {class: probability}, and the middle of the image under its heatmap, None where there is no network
     "What a network says of an image, and where it looked. Raises `DataError` or `ConfigError`"
     x = model.prepare(open_image(file))
-    likely = dict(zip(model.vocab, map(float, model([file])[0])))
+    likely = dict(zip(model.vocab, map(float, model.probs(x[None])[0])))
     if model.model is None: return likely,None
-    with GradCAM(model.model, layer, method) as cam: heat = cam(torch.from_numpy(x)[None])[0]
+    image = torch.from_numpy(x)
+    layer = layer or fine_stage(model.model, image[None])
+    with GradCAM(model.model, layer, method) as cam: heat = cam(image[None])[0]
     mean,std = (torch.tensor(model.about[k]).view(3,1,1) for k in ('mean', 'std'))
-    seen = overlay(torch.from_numpy(x)*std + mean, heat)
+    seen = overlay(image*std + mean, heat)
     pixels = (255*seen).round().byte().numpy()
     return likely,Image.fromarray(pixels).resize((side, side), Image.BICUBIC)
 
@@ -49,6 +51,8 @@ def demo_page(
     os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
     gr = extra_package('gradio', 'demo')
     layers = [k for k,_ in model.model.named_children() if k.startswith('layer')] if model.model else []
+    size = model.about['size']
+    shown = fine_stage(model.model, torch.zeros(1, 3, size, size)) if layers else None
 
     def ask(given, layer, method):
         if given is None: return None,None
@@ -66,7 +70,7 @@ def demo_page(
             seen = gr.Image(label='Where it looked', visible=bool(layers), interactive=False,
                             buttons=['fullscreen', 'download'])  # without the third, which shares on the web
         with gr.Row(visible=bool(layers)):
-            layer = gr.Dropdown(layers, value='layer2' if 'layer2' in layers else None, label='Layer')
+            layer = gr.Dropdown(layers, value=shown, label='Layer')
             method = gr.Dropdown(cam_methods, value='gradcam', label='Method')
         for o in (file, layer, method):
             o.change(ask, [file, layer, method], [answer, seen], preprocess=False)  # Gradio's stops without a reason

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['cam_methods', 'max_side', 'grad_cam', 'grad_cam_plusplus', 'xgrad_cam', 'layer_cam', 'hires_cam', 'eigen_cam',
-           'last_conv_stage', 'find_layer', 'GradCAM', 'upsample', 'heatmap', 'overlay', 'cam_panel', 'cam_images',
-           'pointing_game', 'energy_in_box', 'insertion_deletion', 'cam_baselines', 'cam_scores']
+           'last_conv_stage', 'find_layer', 'GradCAM', 'upsample', 'heatmap', 'overlay', 'fine_stage', 'cam_panel',
+           'cam_images', 'pointing_game', 'energy_in_box', 'insertion_deletion', 'cam_baselines', 'cam_scores']
 
 # %% ../nbs/api/14_gradcam.ipynb #420ac3f9
 import warnings
@@ -355,7 +355,10 @@ def overlay(
 # %% ../nbs/api/14_gradcam.ipynb #10c55d99
 def _listed(o): return list(o) if isinstance(o, (list, tuple)) else [o]
 
-def _fine_stage(model, x):
+def fine_stage(
+    model:nn.Module, # Any network
+    x:torch.Tensor # A batch as it gets them: the first image is sent through
+) -> str|None: # 'layer1' to 'layer4', or None
     "The last of a ResNet's four stages with at least 7 x 7 positions; None for a network without one"
     model,sides = plain_model(model),{}
     def note(name, module, inputs, out): sides[name] = min(out.shape[2:])
@@ -368,7 +371,7 @@ def _fine_stage(model, x):
 
 def _panel_layers(model, x, layer):
     "The layers of a panel: those asked for, and a late stage for None"
-    return [_fine_stage(model, x) if o is None else o for o in _listed(layer)]
+    return [fine_stage(model, x) if o is None else o for o in _listed(layer)]
 
 def _panel_targets(target, choices):
     "The targets of a panel by name; raises `ConfigError` for another name"
