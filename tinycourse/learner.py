@@ -32,7 +32,7 @@ _basic = dict(schedule='one_cycle', lr=0.1, bs=None, moms=[0.95, 0.85, 0.95], pc
 recipes = dict(
     basic = _basic,
     course = dict(_basic, mix='cutmix', ema=0.99),
-    fast = dict(_basic, mix='cutmix', ema=0.99, sizes=[[0, 32], [0.42, 48], [0.57, 64]]),
+    fast = dict(_basic, lr=0.2, nesterov=True, mix='cutmix', mix_until=0.65, ema=0.99, sizes=[[0, 48], [0.4, 64]]),
     assignment = dict(schedule='assignment', lr=0.1, bs=256, moms=[0.9, 0.9, 0.9], pct_start=None, nesterov=True,
                 wd=1e-3, decay_all=True, l1=5e-4, label_smoothing=0., augment='assignment', pad=8, flip=0.5,
                 mix='none', mix_until=0.8, ema=0., last_norm=1., sizes=[]))

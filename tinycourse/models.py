@@ -21,6 +21,33 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import SqueezeExcitation
 from .core import ConfigError
 
+# %% ../nbs/api/07_models.ipynb #ca76fa8d
+class Conv2d(nn.Conv2d):
+    "PyTorch's square convolution, as one matrix product where its map is no larger than its kernel, on a CPU"
+    def side(self, x): return (x.shape[-1] + 2*self.padding[0] - self.kernel_size[0])//self.stride[0] + 1
+
+    def pays(self, x):
+        "Is the map small, and somebody really computing on a CPU?"
+        if isinstance(x, torch.fx.Proxy) or torch.compiler.is_exporting() or x.device.type != 'cpu': return False
+        return x.shape[0] >= 8 and x.shape[-2] == x.shape[-1] and self.side(x) <= self.kernel_size[0]
+
+    def forward(self, x): return self.by_matrix(x) if self.pays(x) else super().forward(x)
+
+    def by_matrix(self, x):
+        pad,step = self.padding[0],self.stride[0]
+        rows,columns = self.kernel_size
+        reach = step*(self.side(x) - 1) + 1
+        x = F.pad(x.permute(0,2,3,1), (0,0,pad,pad,pad,pad))
+        taps = [x[:, i:i+reach:step, j:j+reach:step] for i in range(rows) for j in range(columns)]
+        weight = self.weight.to(x.dtype).permute(0,2,3,1).flatten(1)
+        return F.linear(torch.cat(taps, -1), weight, self.bias).permute(0,3,1,2)
+
+def _quick_on_small_maps(model):
+    "Let the 3x3 convolutions of a network be matrix products where that is quicker; its weights stay"
+    for m in model.modules():
+        if type(m) is nn.Conv2d and m.kernel_size == (3,3): m.__class__ = Conv2d
+    return model
+
 # %% ../nbs/api/07_models.ipynb #533264f5
 class _PlainBlock(BasicBlock):
     "torchvision's block of two convolutions without its shortcut"
@@ -95,7 +122,7 @@ def tiny_resnet(
         nn.init.constant_(getattr(block, last).weight, last_norm)
         if shortcut == 'pool' and block.stride > 1: _pool_first(block)
         if se: _excite(block, last)
-    return model
+    return _quick_on_small_maps(model)
 
 # %% ../nbs/api/07_models.ipynb #fbf7c3fb
 archs = {'resnet18': {},
@@ -350,9 +377,13 @@ class _Follower(torch.fx.Interpreter):
             first=field and _one_or_two(field.first)))
 
 # %% ../nbs/api/07_models.ipynb #1b8f4849
+class _Tracer(torch.fx.Tracer):
+    "A convolution is one step, whoever made its class"
+    def is_leaf_module(self, m, name): return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, name)
+
 def _traced(model):
     "Every step of a network, as torch.fx writes it down"
-    try: return torch.fx.symbolic_trace(model)
+    try: return torch.fx.GraphModule(model, _Tracer().trace(model))
     except (torch.fx.proxy.TraceError, TypeError) as e:
         cure = 'Give a network whose steps do not depend on the image'
         raise ConfigError(f'torch.fx cannot follow {type(model).__name__} ({e})', cure) from None
