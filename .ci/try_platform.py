@@ -1,11 +1,16 @@
 """Does the wheel of this tree work where readers open the course? In an environment as Colab or Kaggle has it:
 
-    python .ci/try_platform.py colab|kaggle [--own-torch]
+    python .ci/try_platform.py colab|kaggle|plain [--own-torch] [--all]
 
 Makes `.venv-colab` or `.venv-kaggle` from the pins in `.ci/NAME.txt`, installs the wheel, for which pip may change
 none of them but those marked `# renewed`, runs lesson 01 on the sample, and exports and loads what it trained.
-Then lesson 14: the wheel is installed with the extra that its first cell asks for there.
-torch is the one of requirements-dev.txt, so that it need not be fetched again; `--own-torch` takes the platform's.
+Then lesson 14: the wheel is installed with the extra that its first cell asks for there. `plain` is an environment
+without pins: what `pip install` finds today. torch is the one of requirements-dev.txt, so that it need not be fetched
+again; `--own-torch` takes the platform's.
+
+`--all` goes through all doors: it lays out the students' edition and the one with solutions in empty folders and runs
+every notebook of both. In the first, stubs must fail with NotImplementedError and nothing else may; in the second,
+nothing may.
 """
 import argparse, json, os, re, subprocess, sys, tempfile, time, venv
 from pathlib import Path
@@ -20,6 +25,21 @@ from execnb.shell import CaptureShell
 shell = CaptureShell('.')
 shell.run_all(read_nb(sys.argv[1]), exc_stop=True)
 if shell.exc: raise shell.exc
+"""
+RUN_ON = """
+import sys, time
+from collections import Counter
+from execnb.nbio import read_nb
+from execnb.shell import CaptureShell
+shell,failed,start = CaptureShell('.'),Counter(),time.process_time()
+for cell in read_nb(sys.argv[1]).cells:
+    shell.cell(cell)
+    if cell.cell_type != 'code' or not shell.exc: continue
+    failed[type(shell.exc).__name__] += 1
+    if type(shell.exc).__name__ not in sys.argv[2:]: sys.exit(f'{cell.source}\\n{type(shell.exc).__name__}: {shell.exc}')
+    shell.exc = None
+used = time.process_time() - start
+print(f'{used:.0f} s of a core;', ', '.join(f'{n} x {k}' for k,n in failed.items()) or 'nothing failed')
 """
 SEND = """
 names = shell.user_ns
@@ -65,21 +85,41 @@ def check_wheel(pip: list, wheel: str, pins: dict, renewed: set):
     if odd: sys.exit(f'{", ".join(sorted(odd))}: settings.ini and the marks `# renewed` in .ci/ disagree')
 
 
+def first_and_last(python: Path, folder: Path):
+    "Lesson 01 with export and load, then lesson 14"
+    first = timed('lesson 01, export, load', python, '-c', RUN + SEND, LESSONS/'01_see_it_work.ipynb', cwd=folder)
+    print('    ' + first.strip().splitlines()[-1])
+    timed('lesson 14', python, '-c', RUN, LESSONS/'14_put_it_to_use.ipynb', cwd=folder)
+
+
+def all_doors(python: Path, folder: Path):
+    "Run each lesson of the students' edition, where only stubs may fail, and of the one with solutions"
+    for kind, options, may_fail in ('student', [], ['NotImplementedError']), ('solved', ['--solutions'], []):
+        timed(f"lessons, {kind}", python.parent/'tinycourse', 'lessons', folder/kind, *options, cwd=folder)
+        notebooks = sorted((folder/kind).rglob('[0-9]*.ipynb'))
+        if len(notebooks) != len(list(LESSONS.glob('[0-9]*.ipynb'))): sys.exit(f'{len(notebooks)} lessons laid out')
+        for nb in notebooks:
+            said = timed(f'{kind}: {nb.stem}', python, '-c', RUN_ON, nb, *may_fail, cwd=folder/kind)
+            print('    ' + said.strip().splitlines()[-1], flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('platform', choices=['colab', 'kaggle'])
+    p.add_argument('platform', choices=['colab', 'kaggle', 'plain'])
     p.add_argument('--own-torch', action='store_true', help="the platform's torch, not that of requirements-dev.txt")
+    p.add_argument('--all', action='store_true', help='every lesson, as students get it and with solutions')
     args = p.parse_args()
-    (pins, renewed), (ours, _) = read_pins(ROOT/'.ci'/f'{args.platform}.txt'), read_pins(ROOT/'requirements-dev.txt')
+    pins, renewed = read_pins(ROOT/'.ci'/f'{args.platform}.txt') if args.platform != 'plain' else ({}, set())
+    ours, _ = read_pins(ROOT/'requirements-dev.txt')
     if not args.own_torch: pins.update({k: ours[k] for k in TORCH})
     home = ROOT/f'.venv-{args.platform}'
     python = home/'bin'/'python'
     pip = [python, '-m', 'pip', '-q', '--disable-pip-version-check']
-    print(f'==> {args.platform}: {len(pins)} pins, Python {sys.version.split()[0]}, torch {pins["torch"]}, '
-          f'fastai {pins["fastai"]}, fastcore {pins["fastcore"]}', flush=True)
+    said = ', '.join(f'{k} {pins.get(k, "as pip finds it")}' for k in ('torch', 'fastai', 'fastcore'))
+    print(f'==> {args.platform}: {len(pins)} pins, Python {sys.version.split()[0]}, {said}', flush=True)
 
     if not python.exists(): venv.create(home, with_pip=True)
-    timed('pins installed', *pip, 'install', *(f'{k}=={v}' for k, v in pins.items()))
+    if pins: timed('pins installed', *pip, 'install', *(f'{k}=={v}' for k, v in pins.items()))
     with tempfile.TemporaryDirectory() as tmp:
         timed('wheel built', *pip, 'wheel', '--no-deps', '-w', tmp, ROOT)
         wheel, = Path(tmp).glob('*.whl')
@@ -88,9 +128,9 @@ def main():
         check_wheel(pip, wanted, pins, renewed)
         timed('wheel installed', *pip, 'install', wanted)
         timed('execnb, to run the lessons', *pip, 'install', '--no-deps', 'execnb==0.1.18')
-        first = timed('lesson 01, export, load', python, '-c', RUN + SEND, LESSONS/'01_see_it_work.ipynb', cwd=tmp)
-        print('    ' + first.strip().splitlines()[-1])
-        timed('lesson 14', python, '-c', RUN, LESSONS/'14_put_it_to_use.ipynb', cwd=tmp)
+        if args.platform == 'plain': timed('IPython, which Colab and Kaggle have', *pip, 'install', 'ipython')
+        print(f'    the wheel has {wheel.stat().st_size/1000:,.0f} kB', flush=True)
+        (all_doors if args.all else first_and_last)(python, Path(tmp))
     print(f'==> {args.platform}: all well')
 
 
