@@ -6,11 +6,11 @@
 __all__ = ['TinyCourseError', 'DataError', 'ConfigError', 'extra_package', 'data_home', 'atomic_write', 'existing_parent',
            'need_room', 'disk_errors', 'progress_line', 'seed_everything', 'rng_state', 'set_rng_state', 'isolated_rng',
            'best_device', 'cpu_has_bf16', 'best_precision', 'device_report', 'cpu_seconds', 'peak_memory_mb',
-           'source_commit', 'broken_versions', 'device_fault', 'doctor']
+           'give_memory_back', 'source_commit', 'broken_versions', 'device_fault', 'doctor']
 
 # %% ../nbs/api/00_core.ipynb #cf0dde20
-import errno, importlib, importlib.metadata, json, os, platform, random, shutil, subprocess, sys, tempfile, time
-from contextlib import contextmanager
+import ctypes, errno, importlib, importlib.metadata, json, os, platform, random, shutil, subprocess, sys, tempfile, time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np, torch
@@ -247,6 +247,10 @@ def peak_memory_mb(
     except ImportError: return float('nan')  # Windows
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used/1e6 if sys.platform == 'darwin' else used*1024/1e6
+
+def give_memory_back():
+    "Hand freed memory back to the system, where the C library keeps it in pieces that fit no later array (glibc)"
+    with suppress(AttributeError, OSError, TypeError): ctypes.CDLL(None).malloc_trim(0)
 
 # %% ../nbs/api/00_core.ipynb #ae98432f
 def source_commit(
