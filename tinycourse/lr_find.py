@@ -211,7 +211,7 @@ class LRSweep:
         for (name,rate),(colour,marker) in zip(self.suggestions.items(), looks):
             height = np.interp(rate, lr, loss)
             ax.plot(rate, height, marker, ms=9, mec='white', color=colour, ls='', label=f'{name} {rate:.1e}')
-        ax.legend(frameon=False)
+        fig.legend(loc='outside lower center', ncols=5, frameon=False, handletextpad=.2, columnspacing=1.2)
         return fig
 
 # %% ../nbs/api/09_lr_find.ipynb #bc0106f1
