@@ -141,7 +141,6 @@ def main():
         check_wheel(pip, wanted, pins, renewed)
         timed('wheel installed', *pip, 'install', wanted)
         timed('execnb, to run the lessons', *pip, 'install', '--no-deps', 'execnb==0.1.18')
-        if args.platform == 'plain': timed('IPython, which Colab and Kaggle have', *pip, 'install', 'ipython')
         print(f'    the wheel has {wheel.stat().st_size/1000:,.0f} kB', flush=True)
         (all_doors if args.all else first_and_last)(python, Path(tmp))
     print(f'==> {args.platform}: all well')

@@ -18,6 +18,8 @@ def _setting(word):
     except ValueError: return key,value
 
 _figures = ['.png', '.pdf', '.svg']
+_run_files = ['history.csv', 'checkpoint.pth', 'predictions.csv', 'history.png', 'lr.png', 'misclassified.png',
+              'gradcam.png', 'model.pth', 'run.json']  # `tinycourse.train` has them, too, and takes seconds to import
 
 def _output(path, endings, inputs=()):
     "The file that a command is to write, as a `Path`; raises `ConfigError` before any work if that cannot be"
@@ -29,7 +31,7 @@ def _output(path, endings, inputs=()):
         raise ConfigError(f'{str(path)!r} does not end in {" or ".join(endings)}', cure)
     if path.resolve() in [Path(o).resolve() for o in inputs]:
         raise ConfigError(f'{path} is one of the images to look at', cure)
-    if (path.parent/'run.json').exists() and path.name in ('history.png', 'lr.png', 'misclassified.png', 'gradcam.png'):
+    if (path.parent/'run.json').exists() and path.name in _run_files:
         raise ConfigError(f'{path} belongs to a run', cure)
     if path.is_dir(): raise ConfigError(f'{path} is a folder', cure)
     try: path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,11 +186,11 @@ def _gradcam(args):
     matplotlib.use('agg')
     from tinycourse.core import atomic_write
     from tinycourse.gradcam import cam_images
-    from tinycourse.train import load_run
+    from tinycourse.train import image_side, load_run
     files = args.pop('files')
     out = _output(args.pop('out', 'heatmaps.png'), _figures, files)
     model,record = load_run(args.pop('model'))
-    fig,df = cam_images(model, files, record['vocab'], **{'size': record.get('size') or 64, **args})
+    fig,df = cam_images(model, files, record['vocab'], **{'size': image_side(record), **args})
     with atomic_write(out) as tmp: fig.savefig(tmp, dpi=110, facecolor='white')
     for o in df.itertuples():
         asked = f', {o.target} {100*o.prob_target:.1f} %' if o.target != o.predicted else ''
@@ -242,10 +244,10 @@ def _print_answers(df, as_json):
 def _predict(args):
     "Answers for all images that can be read; exit status 1 if one cannot"
     from contextlib import redirect_stdout
-    from tinycourse.export import image_files, load_model, predict_images
+    from tinycourse.export import image_files, load_predictor, predict_images
     as_json,files = args.pop('json', False),image_files(args.pop('files'))
     bar = sys.stdout if sys.stdout.isatty() else sys.stderr  # lines about progress are no answers
-    with redirect_stdout(bar): df = predict_images(load_model(args.pop('model')), files, **args)
+    with redirect_stdout(bar): df = predict_images(load_predictor(args.pop('model')), files, **args)
     _print_answers(df, as_json)
     return int((df.error != '').any())
 
@@ -287,8 +289,8 @@ def _add_demo(sub):
 def _demo(args):
     "Serve until Ctrl-C"
     from tinycourse.demo import serve_demo
-    from tinycourse.export import load_model
-    serve_demo(load_model(args.pop('model')), **args)
+    from tinycourse.export import load_predictor
+    serve_demo(load_predictor(args.pop('model')), **args)
 
 # %% ../nbs/api/30_cli.ipynb #b5eb3cea
 def _add_bench(sub):
@@ -490,6 +492,7 @@ def _plain_words(
     full = isinstance(e, OSError) and e.errno == 28
     if full or 'PytorchStreamWriter failed' in text or 'inline_container' in text:
         return 'the disk is full. Free some space; a run goes on with --resume'
+    if isinstance(e, OSError) and e.filename and e.strerror: return f'{e.filename}: {e.strerror}'
     if isinstance(e, MemoryError): return 'this machine is out of memory. Use a smaller --bs or --size'
 
 class _Parser(argparse.ArgumentParser):
@@ -497,7 +500,7 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs): super().__init__(*args, allow_abbrev=False, **kwargs)
 
 def _steady_streams():
-    "Output that was closed, or cannot show a letter, is no reason to lose a run"
+    "Output that is not there, or cannot show a letter, is no reason to fail"
     import os
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)

@@ -92,6 +92,7 @@ def _rows(
     "The lines of a Tiny ImageNet label file, split at tabs; raises `DataError` if it is missing or misshapen"
     try: text = file.read_text(encoding='utf-8')
     except FileNotFoundError: raise DataError(f'{file} is missing', f'{_again}, or point to a whole tree') from None
+    except PermissionError: raise DataError(f'{file} cannot be read', 'Ask its owner, or copy the data') from None
     except UnicodeDecodeError as e:
         raise DataError(f'{file} is not UTF-8 (byte {e.start})', 'Save it as UTF-8') from None
     rows = [o.split('\t')[:n] for o in text.splitlines() if o.strip()]
@@ -119,6 +120,7 @@ def _image_files(
         if isinstance(folder, ZipFolder): sizes = folder.sizes()
         else: sizes = {o.name: o.stat().st_size for o in os.scandir(folder) if o.is_file()}
     except (FileNotFoundError, NotADirectoryError): raise DataError(f'{folder} is missing', _again) from None
+    except PermissionError: raise DataError(f'{folder} cannot be read', 'Ask its owner, or copy the data') from None
     is_image = lambda o: os.path.splitext(o)[1].lower() in _suffixes and not o.startswith('.')
     return {o: sizes[o] for o in sorted(sizes) if is_image(o)}
 
@@ -193,7 +195,7 @@ def split_70_30(
     if not 0 < valid_pct < 1:
         raise ConfigError(f'valid_pct is {valid_pct}', 'Give a share between 0 and 1, such as 0.3')
     hashes = pd.Series([_hash(_key(o), seed) for o in items.itertuples()])
-    classes = hashes.groupby(items.wnid.to_numpy())
+    classes = hashes.groupby(items.get('wnid', items.name).to_numpy())
     rank = classes.rank()
     size = classes.transform('size')
     if len(size) == 0 or size.min() < 2:
@@ -428,7 +430,6 @@ def _check_names(
     "Raise `ConfigError` for arguments that nobody would look at"
     takers = (dls_from_items, FilteredBase.dataloaders, dl_type, TfmdDL, DataLoader)
     known = {o for f in takers for o in inspect.signature(f).parameters} | set(DataLoader._methods)
-    ours = ', '.join(inspect.signature(tiny_dls).parameters)
     ours = ', '.join(inspect.signature(tiny_dls).parameters)
     for o in kwargs:
         if o not in known: raise ConfigError(f'there is no argument {o!r}', f'Arguments are {ours}')

@@ -19,7 +19,7 @@ from .gradcam import GradCAM, cam_methods, fine_stage, overlay
 
 # %% ../nbs/api/25_demo.ipynb #bc491257
 def explained(
-    model:Predictor, # From `load_model`
+    model:Predictor, # From `load_predictor`
     file:str|Path, # An image file
     layer:str|None=None, # A layer of the network; None for `fine_stage`'s
     method:str='gradcam', # One of `cam_methods`
@@ -45,7 +45,7 @@ def _uploaded(given, folder):
     raise DataError(f'{path.name} was not uploaded', 'Upload it')
 
 def demo_page(
-    model:Predictor # From `load_model`
+    model:Predictor # From `load_predictor`
 ): # A `gradio.Blocks`, not yet served
     "Drop an image, see the five likeliest classes and the heatmap. Raises `ConfigError` without Gradio"
     os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
@@ -98,7 +98,7 @@ def _can_listen(host, port):
         raise ConfigError(f'nothing can listen on {at}: {e.strerror}', 'Choose another --host or --port') from None
 
 def serve_demo(
-    model:Predictor, # From `load_model`
+    model:Predictor, # From `load_predictor`
     host:str='127.0.0.1', # Address to listen on; '0.0.0.0' for all of this machine's, and then everybody can ask
     port:int|None=None # 1 to 65535; None for the first free one from 7860 on
 ):

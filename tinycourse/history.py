@@ -7,7 +7,7 @@ __all__ = ['train_colour', 'valid_colour', 'accent_colour', 'ModelHistory', 'pla
            'plot_lr_trend', 'compare_table', 'compare']
 
 # %% ../nbs/api/11_history.ipynb #43a76225
-import sys, time
+import sys, tempfile, time
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd, torch
@@ -41,6 +41,7 @@ class ModelHistory(TrainingCallback):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir(): raise IsADirectoryError(21, 'it is a folder')
+            with tempfile.TemporaryFile(dir=self.path.parent): pass  # whether one may write there
         except OSError as e:
             raise ConfigError(f'{self.path} cannot be written: {e.strerror}', 'Give another path') from None
 
@@ -183,6 +184,11 @@ def _x_axis(ax, df, by):
     if by == 'epoch': ax.xaxis.get_major_locator().set_params(integer=True)
     elif df.lr.min() > 0 and df.lr.max() > 10*df.lr.min(): ax.set_xscale('log')
 
+def _line(ax, x, y, **kwargs):
+    "A line through the epochs that have a value: not all need be validated. Few points are marked"
+    there = y.notna()
+    if there.any(): ax.plot(x[there], y[there], **{'marker': 'o' if there.sum() < 20 else None, **kwargs})
+
 def plot_history(
     df:pd.DataFrame, # `ModelHistory.df`, or a `history.csv` that was read back
     title:str='', # Above the figure
@@ -192,12 +198,11 @@ def plot_history(
     if by not in ('epoch', 'lr'): raise ConfigError(f'by is {by!r}', "Give 'epoch' or 'lr'")
     if df.empty: raise TinyCourseError('the history is empty', 'Train for at least one epoch first')
     x = df.epoch+1 if by == 'epoch' else df.lr
-    marker = 'o' if len(df) < 20 else None
     fig,axs = plt.subplots(1, 2, figsize=(10,3.8), constrained_layout=True)
     plots = (('loss',1,'train_loss','valid_loss'), ('accuracy (%)',100,'train_accuracy','accuracy'))
     for ax,(name,factor,*columns) in zip(axs, plots):
         for column,colour,label in zip(columns, (train_colour,valid_colour), ('training','validation')):
-            ax.plot(x, df[column].astype(float)*factor, color=colour, marker=marker, ms=4, label=label)
+            _line(ax, x, df[column].astype(float)*factor, color=colour, ms=4, label=label)
         _x_axis(ax, df, by)
         _tidy(ax, 'epoch' if by == 'epoch' else 'learning rate', name)
     _mark(axs[1], x, df, by)
@@ -285,9 +290,8 @@ def compare(
     for ax,(label,factor,train,valid) in zip(axs, plots):
         for i,(name,df) in enumerate(tables.items()):
             colour = _run_colours[i % len(_run_colours)]
-            marker = 'o' if len(df) < 20 else None
-            ax.plot(df.epoch+1, df[valid].astype(float)*factor, label=name, color=colour, marker=marker, ms=3)
-            ax.plot(df.epoch+1, df[train].astype(float)*factor, color=colour, ls=':', lw=1.2)
+            _line(ax, df.epoch+1, df[valid].astype(float)*factor, label=name, color=colour, ms=3)
+            _line(ax, df.epoch+1, df[train].astype(float)*factor, marker=None, color=colour, ls=':', lw=1.2)
         _tidy(ax, 'epoch', label)
         _x_axis(ax, None, 'epoch')
     axs[1].legend(frameon=False, title='validation solid, training dotted', title_fontsize='small')

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['recipes', 'get_recipe', 'recipe_tfms', 'ProgressiveSize', 'ValidateEvery', 'CPUBf16', 'PatientMixedPrecision',
-           'precision_cbs', 'StopOnNaN', 'FusedSGD', 'tiny_learner', 'linear_accuracy', 'load_checkpoint', 'Checkpoint']
+           'precision_cbs', 'StopOnNaN', 'FusedSGD', 'tiny_learner', 'linear_accuracy', 'whole_file', 'load_checkpoint',
+           'Checkpoint']
 
 # %% ../nbs/api/12_learner.ipynb #9109ef32
-import copy, math, warnings
+import copy, math, warnings, zipfile
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,10 @@ from fastai.vision.all import (SGD, CancelValidException, ChannelsLast, Callback
                                accuracy, nn, noop, num_distrib, patch, rank_distrib, to_float)
 from torch.optim.sgd import sgd
 from .augment import AlbumentationsTransform, pad_crop_flip, assignment_augs
-from .core import (ConfigError, TinyCourseError, atomic_write, best_precision, give_memory_back, rng_state,
-                             set_rng_state)
+from .core import (ConfigError, DataError, TinyCourseError, atomic_write, best_precision, give_memory_back,
+                             rng_state, set_rng_state)
 from .history import ModelHistory
+from .lr_find import autocast_undo
 from .models import did_you_mean, plain_model, tiny_resnet18
 from .packed import BatchResize
 from .regularize import EMA, BatchCutMix, BatchMixUp, L1Regularizer, RunUntil
@@ -38,24 +40,43 @@ recipes = dict(
                 wd=1e-3, decay_all=True, l1=5e-4, label_smoothing=0., augment='assignment', pad=8, flip=0.5,
                 mix='none', mix_until=0.8, ema=0., last_norm=1., sizes=[], valid_every=1))
 _choices = dict(schedule=('one_cycle', 'assignment'), augment=('pad_crop_flip', 'assignment', 'none'),
-                mix=('none', 'mixup', 'cutmix'))
+                mix=('none', 'mixup', 'cutmix'), nesterov=(False, True), decay_all=(False, True))
+_limits = dict(moms=(0, 1), pct_start=(0, 1), wd=(0, math.inf), l1=(0, math.inf), label_smoothing=(0, 1), ema=(0, 1),
+               pad=(0, math.inf), flip=(0, 1), mix_until=(0, 1), last_norm=(0, math.inf))
 
-def _check_every(epochs):
-    check_number('valid_every', epochs, lambda o: o >= 1 and o == int(o), 'Give a whole number, 1 or more')
+def _check_whole(name, n):
+    check_number(name, n, lambda o: o >= 1 and o == int(o), 'Give a whole number, 1 or more')
+
+def _check_sizes(sizes):
+    "Raise `ConfigError` unless it is a list of (share, pixels) with shares that rise from 0"
+    pairs = isinstance(sizes, list) and all(isinstance(o, (list, tuple)) and len(o) == 2 for o in sizes)
+    if not pairs or (sizes and sizes[0][0] != 0) or sorted(sizes) != sizes:
+        raise ConfigError(f'sizes is {sizes!r}', 'Give pairs that begin at 0, such as [[0, 48], [0.5, 64]]')
+    check_number('a share in sizes', [o for o,_ in sizes], lambda o: 0 <= o < 1, 'Give shares from 0 to below 1')
+    check_number('a side in sizes', [o for _,o in sizes], lambda o: 16 <= o <= 512, 'Give 16 to 512 pixels')
 
 def _check_recipe(changes):
     "Raise `ConfigError` for a setting that a recipe does not have, or a value that cannot be"
+    if not isinstance(changes.get('name', ''), str): raise ConfigError(f'name is {changes["name"]!r}', 'Give a text')
     odd = set(changes) - set(_basic) - {'name'}
     if odd:
         cure = did_you_mean(min(odd), _basic, f'Settings are: {", ".join(_basic)}')
         raise ConfigError(f'a recipe has no setting {min(odd)!r}', cure)
     for k,choices in _choices.items():
         if changes.get(k, choices[0]) not in choices:
-            raise ConfigError(f'{k} is {changes[k]!r}', f'Choose from: {", ".join(choices)}')
+            raise ConfigError(f'{k} is {changes[k]!r}', f'Choose from: {", ".join(map(str, choices))}')
     if 'lr' in changes: check_number('lr', changes['lr'], lambda o: o > 0, 'Give a learning rate above 0, such as 0.1')
-    for k in ('wd', 'l1', 'pad'):
-        if k in changes: check_number(k, changes[k], lambda o: o >= 0, 'Give 0 or more')
-    if 'valid_every' in changes: _check_every(changes['valid_every'])
+    for k in ('bs', 'valid_every'):
+        if changes.get(k) is not None: _check_whole(k, changes[k])
+    for k,(low,high) in _limits.items():
+        if changes.get(k) is None: continue
+        cure = f'Give {low} or more' if high == math.inf else f'Give {low} to {high}'
+        check_number(k, changes[k], lambda o: low <= o <= high, cure)
+    if 'moms' in changes and (not isinstance(changes['moms'], (list, tuple)) or len(changes['moms']) != 3):
+        raise ConfigError(f'moms is {changes["moms"]!r}', 'Give three numbers, such as [0.95, 0.85, 0.95]')
+    if 'sizes' in changes: _check_sizes(changes['sizes'])
+    none = [k for k,v in changes.items() if v is None and k not in ('bs', 'pct_start')]
+    if none: raise ConfigError(f'{none[0]} is None', 'Give a value, or leave it out')
 
 def get_recipe(
     recipe:str|dict='basic' # A name from `recipes`, or settings of your own
@@ -67,9 +88,13 @@ def get_recipe(
             cure = did_you_mean(recipe, recipes, f'Choose from: {", ".join(recipes)}')
             raise ConfigError(f'there is no recipe {recipe!r}', cure)
         return dict(copy.deepcopy(recipes[recipe]), name=recipe)
+    if not isinstance(recipe, dict): raise ConfigError(f'recipe is {recipe!r}', 'Give a name or a dict of settings')
     _check_recipe(recipe)
     base = recipes.get(recipe.get('name', '').split('+')[0], _basic)
-    return {**copy.deepcopy(base), 'name': 'custom', **recipe}
+    full = {**copy.deepcopy(base), 'name': 'custom', **recipe}
+    if full['schedule'] == 'one_cycle' and full['pct_start'] is None:
+        raise ConfigError('pct_start is None', 'Give 0 to 1 for a one-cycle schedule')
+    return full
 
 # %% ../nbs/api/12_learner.ipynb #0626cefc
 def recipe_tfms(
@@ -108,7 +133,7 @@ class ValidateEvery(TrainingCallback):
     def __init__(self,
         epochs:int # From one validation to the next, 1 or more
     ):
-        _check_every(epochs)
+        _check_whole('valid_every', epochs)
         self.epochs = epochs
 
     def before_fit(self):
@@ -119,6 +144,12 @@ class ValidateEvery(TrainingCallback):
     def before_validate(self):
         left = self.n_epoch - 1 - self.epoch
         if left % self.epochs: raise CancelValidException
+
+    def after_epoch(self):
+        "Fill the epoch's row, which others read by position, before fastai's `Recorder` adds the time"
+        if not self.recorder.cancel_valid: return
+        missing = len(self.recorder.metric_names) - 1 - len(self.recorder.log)
+        self.recorder.log += [math.nan]*missing
 
 
 # %% ../nbs/api/12_learner.ipynb #a3a61e11
@@ -135,7 +166,11 @@ class CPUBf16(Callback):
 
     def forward(self, *args, **kwargs):
         "The network's own `forward`, in bfloat16"
-        with torch.autocast('cpu', dtype=torch.bfloat16): return type(self.net).forward(self.net, *args, **kwargs)
+        try:
+            with torch.autocast('cpu', dtype=torch.bfloat16): return type(self.net).forward(self.net, *args, **kwargs)
+        except BaseException:  # of Ctrl-C fastai would not tell us
+            self.unwrap()
+            raise
 
     def unwrap(self):
         "Give the network its own `forward` back"
@@ -295,9 +330,13 @@ def _take_small_sets(dls):
 def _tidy_after(learn):
     "Put back what callbacks may have replaced; after Ctrl-C, fastai tells them nothing"
     loss_func = learn.loss_func
+    logger = learn.logger
+    end_autocast = autocast_undo()
     try: yield
     finally:
+        end_autocast()
         learn.loss_func = loss_func
+        learn.logger = logger
         for cb in learn.cbs:
             if isinstance(cb, CPUBf16): cb.unwrap()
 
@@ -352,6 +391,16 @@ def _plain_data(o):
     if isinstance(o, torch.Tensor): return o.detach().as_subclass(torch.Tensor)
     return o.item() if hasattr(o, 'item') else o
 
+def whole_file(
+    path:str|Path, # A file that `torch.save` wrote
+    what:str # What it should be, for the message
+):
+    "Raise `DataError` if bits of the file have changed since it was written; it is a zip with checksums"
+    try: bad = zipfile.ZipFile(path).testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as e:
+        raise DataError(f'{path} is not {what} ({e})', 'Get a whole copy') from None
+    if bad: raise DataError(f'{path} is damaged: {bad} in it is not what was written', 'Get a whole copy')
+
 def load_checkpoint(
     path:str|Path, # A `checkpoint.pth`
     device:str|torch.device='cpu' # Where its tensors should be
@@ -363,6 +412,7 @@ def load_checkpoint(
     except OSError as e: raise TinyCourseError(f'{path} cannot be read: {e.strerror}', 'Name another run') from None
     except Exception as e:
         raise TinyCourseError(f'{path} is not a checkpoint ({type(e).__name__})', 'Start a new run') from None
+    whole_file(path, 'a checkpoint')
     if isinstance(state, dict) and set(state) >= {'epoch', 'model', 'opt', 'cbs', 'random', 'info'}: return state
     raise TinyCourseError(f'{path} is not a checkpoint of this version', cure)
 

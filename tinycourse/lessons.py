@@ -234,8 +234,11 @@ def lay_out(
         same = there.is_file() and there.read_bytes() == made
         what = 'as it was' if same else 'kept: it differs' if _in_the_way(there) else 'new'
         if what == 'new':
-            there.parent.mkdir(exist_ok=True)
-            with atomic_write(there) as tmp: tmp.write_bytes(made)
+            try:
+                there.parent.mkdir(exist_ok=True)
+                with atomic_write(there) as tmp: tmp.write_bytes(made)
+            except OSError as e:
+                raise ConfigError(f'{there} cannot be written: {e.strerror}', 'Choose another folder') from None
         rows.append(dict(lesson=p.name, what=what))
     return pd.DataFrame(rows).set_index('lesson')
 
@@ -248,8 +251,9 @@ def _exercise_cells(nb):
         if about and c['cell_type'] == 'code': res.setdefault(about['exercise'], []).append(c)
     return dict(sorted(res.items()))
 
-def _outcome(cells):
+def _outcome(cells, stopped):
     "What became of an exercise: passes, not written yet, or why it does not pass"
+    if stopped and any(c['source'].strip() and c['execution_count'] is None for c in cells): return stopped
     errors = [o for c in cells for o in c['outputs'] if o['output_type'] == 'error']
     if not errors:
         checked = any(c['metadata']['tinycourse']['part'] == 'check' for c in cells)
@@ -272,8 +276,13 @@ def check_lesson(
         raise DataError(f'{path} is not a notebook ({type(e).__name__})',
             f'Move it away, then: tinycourse lessons {path.parent} --only {path.stem[:2]}') from None
     here = dict(metadata=dict(path=str(path.parent)))
-    nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, resources=here).execute()
-    outcomes = {n: _outcome(cells) for n,cells in _exercise_cells(nb).items()}
+    for c in nb.cells:
+        if c.cell_type == 'code': c.update(execution_count=None, outputs=[])
+    stopped = None
+    try: nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, resources=here).execute()
+    except nbclient.exceptions.CellTimeoutError: stopped = f'not run to its end: a cell took more than {timeout} s'
+    except nbclient.exceptions.DeadKernelError: stopped = 'not run to its end: the kernel died, perhaps out of memory'
+    outcomes = {n: _outcome(cells, stopped) for n,cells in _exercise_cells(nb).items()}
     rows = [dict(lesson=path.stem, exercise=n, outcome=o) for n,o in outcomes.items()]
     story = [c for c in nb.cells if c.cell_type == 'code' and not c.metadata.get('tinycourse')]
     others = [o for c in story for o in c.outputs if o.output_type == 'error']

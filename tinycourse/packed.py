@@ -6,7 +6,7 @@
 __all__ = ['Pack', 'find_pack', 'pack', 'OpenPacked', 'PackedDL', 'BatchResize', 'packed_dls']
 
 # %% ../nbs/api/06_packed.ipynb #dd094b75
-import hashlib, io, json, os, shutil, zlib
+import hashlib, io, json, os, shutil, threading, time, zlib
 from functools import partial
 from pathlib import Path
 
@@ -153,6 +153,14 @@ def _state(
     times = sorted(f'{os.path.basename(o)} {os.stat(o).st_mtime_ns}' for o in files)
     return hashlib.sha256('\n'.join(['pack 2', fingerprint(items), *times]).encode()).hexdigest()[:16]
 
+def _end_with_parent():
+    "Let a worker end soon after its parent: one that is killed cannot tell, and what it had locked would stay locked"
+    parent = os.getppid()
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
 def _decode(
     part:list, # (row, path) of some images
     file:Path # The map to fill
@@ -175,7 +183,7 @@ def _write(items, names, state, source, shape, num_workers, tmp):
     parts = list(chunked(list(enumerate(items.path)), 500))
     long = len(parts) > 20
     if long: print(f'Decoding {len(items):,} images, once, into {np.prod(shape)/1e9:.2f} GB', flush=True)
-    with ProcessPoolExecutor(num_workers) as pool:
+    with ProcessPoolExecutor(num_workers, initializer=_end_with_parent) as pool:
         done = pool.map(partial(_decode, file=dest/'pixels.npy'), parts)
         for _ in progress(done, len(parts), 'Parts of 500 images') if long else done: pass
     items.to_csv(dest/'items.csv', index=False)

@@ -7,7 +7,7 @@ __all__ = ['trackers', 'Tracker', 'StepsGoOn', 'TensorBoardTracker', 'WandbTrack
            'get_tracker']
 
 # %% ../nbs/api/16_track.ipynb #8de0f01e
-import json, os
+import json, math, os
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +114,7 @@ class TrackioCallback(TrainingCallback):
     def after_epoch(self):
         names,values = self.recorder.metric_names,self.recorder.log
         row = {k: float(v) for k,v in zip(names, values) if k not in ('epoch', 'train_loss', 'time')}
+        row = {k: v for k,v in row.items() if not math.isnan(v)}  # an epoch that was not validated
         if row: self.trackio.log({'epoch': self.epoch+1, **row}, step=self.train_iter)
 
 class TrackioTracker(Tracker):

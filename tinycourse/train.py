@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['run_files', 'write_report', 'run_answers', 'half_accuracies', 'run_record', 'RunSettings', 'run_settings',
-           'run_learner', 'whole_file', 'read_record', 'load_run', 'run_lock', 'Interrupted', 'train_run']
+           'run_learner', 'image_side', 'read_record', 'load_run', 'run_lock', 'Interrupted', 'train_run']
 
 # %% ../nbs/api/17_train.ipynb #33b6ba64
-import dataclasses, datetime, json, math, os, shlex, signal, sys, zipfile
+import dataclasses, datetime, json, math, shlex, signal
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.vision.all import Learner, ProgressCallback, num_distrib
 from filelock import FileLock, Timeout
 from .core import (
-    ConfigError, DataError, TinyCourseError, atomic_write, device_report, seed_everything, source_commit)
+    ConfigError, DataError, TinyCourseError, atomic_write, device_report, isolated_rng, seed_everything, source_commit)
 from .data import reporting_half, tiny_dls
 from .distributed import distributed_context, setup_distributed, teardown_distributed
 from .external import SOURCES, get_data
@@ -24,10 +24,11 @@ from .gradcam import cam_panel
 from .history import LogLines, plain_output
 from .interpret import plot_misclassified, predictions
 from .learner import (
-    Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, recipes, tiny_learner)
+    Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, recipes, tiny_learner, whole_file)
 from .models import archs, count_parameters, plain_model, smallest_size, stems, tiny_resnet18
 from .packed import pack, packed_dls
 from .regularize import EMA
+from .schedule import check_number
 from .track import get_tracker
 
 # %% ../nbs/api/17_train.ipynb #68ecfb10
@@ -81,29 +82,38 @@ def run_answers(
 
 def half_accuracies(
     answers:pd.DataFrame # What `run_answers` returned
-) -> dict: # accuracy_choosing and accuracy_reporting, 0 to 1
+) -> dict: # accuracy_choosing and accuracy_reporting, 0 to 1; None for a half without images
     "Accuracy on the half of the validation images that recipes are chosen on, and on the half kept for reporting"
-    right = (answers.truth == answers.predicted).groupby(answers.report).mean()
-    nan = float('nan')
-    return dict(accuracy_choosing=float(right.get(0, nan)), accuracy_reporting=float(right.get(1, nan)))
+    right = (answers.truth == answers.predicted).groupby(answers.report).mean().to_dict()
+    return dict(accuracy_choosing=right.get(0), accuracy_reporting=right.get(1))
 
 # %% ../nbs/api/17_train.ipynb #b0f7f7a9
-def _results(learn, df):
+def _results(df):
     "What came out"
     last = df.iloc[-1]
     return dict(accuracy=float(last.accuracy), best_accuracy=float(df.accuracy.max()),
                 train_accuracy=float(last.train_accuracy))
 
+def _known(x):
+    "A number, or None where nobody knows it: JSON has no NaN"
+    return None if math.isnan(x) else x
+
 def _cost(df):
     "What it took"
+    peak = _known(float(df.peak_memory_mb.max()))  # on Windows nobody says
     return dict(epochs=len(df), seconds_per_epoch=round(float(df.seconds.median()), 2),
                 seconds_training=round(float(df.seconds.sum()), 1),
-                cpu_seconds=round(float(df.cpu_seconds.sum()), 1), peak_memory_mb=round(float(df.peak_memory_mb.max())))
+                cpu_seconds=round(float(df.cpu_seconds.sum()), 1), peak_memory_mb=peak and round(peak))
 
 def _network(learn):
     "What was trained"
     return dict(recipe=learn.recipe, arch=learn.arch, stem=learn.stem, precision=learn.precision,
                 parameters=count_parameters(learn.model), vocab=list(learn.dls.vocab))
+
+def _shown_size(learn):
+    "Pixels a side of the images that the network is judged on; of the shorter side, if they are not square"
+    with isolated_rng(): images = learn.dls.valid.one_batch()[0]
+    return min(images.shape[-2:])
 
 def run_record(
     learn:Learner, # A trained learner
@@ -112,11 +122,11 @@ def run_record(
 ) -> dict: # Ready for JSON
     "The record of a run: result, cost, command, data and split, recipe, machine"
     df,source,processes = learn.model_history.df,learn.dls.source,num_distrib() or 1
-    return dict(**_results(learn, df), **extra, **_cost(df), command=settings.command, **source_commit(),
+    return dict(**_results(df), **extra, **_cost(df), command=settings.command, **source_commit(),
         n_train=source['n_train'], n_valid=source['n_valid'], n_classes=source['classes'],
         data=Path(settings.data).name, split=source,
         lr=settings.lr or learn.lr, batch_size=learn.dls.bs*processes, processes=processes,
-        seed=settings.seed, size=settings.size,
+        seed=settings.seed, size=settings.size, image_size=_shown_size(learn),
         num_workers=learn.dls.train.fake_l.num_workers, packed=settings.pack, **_network(learn),
         finished=datetime.datetime.now().isoformat(timespec='seconds'), machine=device_report())
 
@@ -171,8 +181,8 @@ class RunSettings:
             if v is None: continue
             if not isinstance(v, int) or isinstance(v, bool): raise ConfigError(f'{k} is {v!r}', 'Give a whole number')
             if not low <= v <= high: raise ConfigError(f'{k} is {v}', f'Give {low} to {high}')
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise ConfigError(f'lr is {self.lr}', 'Give a learning rate above 0, such as 0.1')
+        if self.lr is not None:
+            check_number('lr', self.lr, lambda o: o > 0, 'Give a learning rate above 0, such as 0.1')
 
     def _check_words(self):
         self.data = str(self.data)
@@ -185,17 +195,17 @@ class RunSettings:
         words = dict(arch=archs, stem=(None, *stems), split=('70/30', 'official'), amp=('auto', 'bf16', 'fp16', 'fp32'))
         for k,choices in words.items():
             v = getattr(self, k)
-            if v not in choices:
+            if not isinstance(v, str|None) or v not in choices:
                 raise ConfigError(f'there is no {k} {v!r}', f'Choose from: {", ".join(o for o in choices if o)}')
 
     @property
     def command(self) -> str: # One line for a shell
-        "The command line that trains with these settings"
+        "The command line that trains with these settings; of a data set of your own it has the last name of the path"
         name = Path(self.data).name.removesuffix('.zip')
         words = ['tinycourse', 'train', '--data', 'tiny-imagenet' if name == 'tiny-imagenet-200' else name]
         for k in ('classes', 'epochs', 'arch', 'stem', 'bs', 'lr', 'size', 'seed', 'split', 'amp'):
             v = getattr(self, k)
-            if v != getattr(type(self), k): words += [f'--{k}', f'{v:g}' if isinstance(v, float) else str(v)]
+            if v != getattr(type(self), k): words += [f'--{k}', str(v)]
         words += _recipe_words(self.recipe)
         return shlex.join(words + ['--no-pack']*(not self.pack) + ['--baseline']*self.baseline)
 
@@ -251,15 +261,11 @@ def run_learner(
     return _learner(run_settings(**settings))
 
 # %% ../nbs/api/17_train.ipynb #030a1a8c
-def whole_file(
-    path:Path, # A file that `torch.save` wrote
-    what:str # What it should be, for the message
-):
-    "Raise `DataError` if bits of the file have changed since it was written; it is a zip with checksums"
-    try: bad = zipfile.ZipFile(path).testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as e:
-        raise DataError(f'{path} is not {what} ({e})', 'Get a whole copy') from None
-    if bad: raise DataError(f'{path} is damaged: {bad} in it is not what was written', 'Get a whole copy')
+def image_side(
+    record:dict # Of a run
+) -> int: # Pixels; 64 where the record does not say
+    "The side of the images that a run was judged on"
+    return record.get('image_size') or record.get('size') or 64
 
 def read_record(
     path:Path # A run.json
@@ -370,6 +376,16 @@ def _old_folder(
     if not runs: raise ConfigError('there is no unfinished run below runs/', 'Name the run to continue with --out')
     return max(runs, key=lambda o: (o/'checkpoint.pth').stat().st_mtime)
 
+def _pairs(saved, asked, given):
+    "Name, old value and new value of whatever `given` may change; how batches are fetched may always change"
+    for k in given:
+        if k not in ('num_workers', 'pack', 'recipe', 'changes'): yield k,getattr(saved, k),getattr(asked, k)
+    was,now = (dict(o.recipe) for o in (saved, asked))
+    names = was.pop('name'),now.pop('name')
+    if was == now: return  # the same by another name
+    if not given.get('changes') and names[0] != names[1]: yield 'recipe',*names
+    for k in was: yield k,was[k],now[k]
+
 def _check_same(
     saved:RunSettings, # Settings of the run that is to go on
     given:dict # Settings of the caller
@@ -377,10 +393,7 @@ def _check_same(
     "Raise `ConfigError` if the caller asks for another run than the one that was started"
     try: asked = dataclasses.replace(saved, **given)
     except TypeError: asked = run_settings(**given)  # names the setting that there is not
-    for k in given:
-        if k in ('num_workers', 'pack', 'changes'): continue  # how batches are fetched does not change what is in them
-        was,now = getattr(saved, k),getattr(asked, k)
-        if k == 'recipe': was,now = was['name'],now['name']
+    for k,was,now in _pairs(saved, asked, given):
         if was != now:
             raise ConfigError(f'the run was started with {k}={was}, not {now}',
                               'Leave the setting out, or start a new run')
@@ -390,7 +403,8 @@ def _saved_settings(
     given:dict # Settings of the caller
 ) -> RunSettings:
     "The settings of an interrupted run; raises `ConfigError` if the caller asks for others"
-    kept = state['info']['settings']
+    kept = state['info'].get('settings')
+    if not kept: raise ConfigError('that checkpoint is not one of `tinycourse train`', 'Name the folder of a run')
     if not isinstance(kept.get('recipe'), dict) or set(kept['recipe']) != set(get_recipe()):
         raise ConfigError('an older tinycourse started this run, and its recipes may have been others',
                           'Finish it with that version, or start a new run')
@@ -485,7 +499,8 @@ def train_run(
     track:str|None=None, # Who follows the run: 'tensorboard', 'wandb' or 'trackio'
     **settings # Any fields of `RunSettings`
 ) -> dict: # The record, as in run.json; its 'out' says where the run is
-    "Train a network and write the nine files of a run; raises `ConfigError`, `DataError`, or `Interrupted`"
+    """Train a network and write the nine files of a run. Raises `ConfigError`, `DataError`, `Interrupted`, or another
+    `TinyCourseError` where the loss is no number or a checkpoint is none"""
     tracker = get_tracker(track)
     rank = setup_distributed()
     state = None
@@ -506,5 +521,8 @@ def train_run(
     _say_what(learn, s)
     out = _make_folder(out)
     vars(learn.model_history)['path'] = out/'history.csv'  # fastai warns of an attribute that the learner has, too
-    with run_lock(out), closing(tracker): record = _train_and_report(learn, s, out, state, tracker)
+    with run_lock(out), closing(tracker):
+        if not resume: _check_free(out)  # another process may have been quicker
+        for left in out.glob('.checkpoint.pth.*'): left.unlink()  # of a process that was killed while it wrote
+        record = _train_and_report(learn, s, out, state, tracker)
     return dict(record, out=str(out))
