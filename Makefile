@@ -21,8 +21,8 @@ help:  ## Show this list
 	@echo
 	@echo "  PYTHON=python3.12 picks the Python, VENV=path the environment (default $(VENV))."
 
-train: $(STAMP)  ## Train on the built-in sample: a minute or two (ARGS="--epochs 3")
-	@echo "==> Training ResNet18 on the built-in sample: about two minutes on two cores"
+train: $(STAMP)  ## Train on the built-in sample: a minute or two, several without bfloat16 (ARGS="--epochs 3")
+	@echo "==> Training ResNet18 on the built-in sample: a minute or two on two cores, several without bfloat16"
 	@$(BIN)/tinycourse train --data sample --baseline $(ARGS)
 
 test: $(STAMP)  ## Run every check (NB=lessons/01 for one notebook, FLAGS="slow cuda" for all cells)

@@ -132,7 +132,6 @@ def _add_range_test(sub):
 
 def _sweep(args, keys, name, find):
     "Make a learner, let `find` look for a rate, keep the figure"
-    from pathlib import Path
     import matplotlib
     matplotlib.use('agg')
     from fastai.callback.progress import ProgressCallback
@@ -319,7 +318,6 @@ def _add_bench(sub):
 def _bench(args):
     "Tables on the screen, numbers in the file"
     import json
-    from pathlib import Path
     from tinycourse.bench import bench
     from tinycourse.core import atomic_write
     out = _output(args.pop('out', 'bench.json'), ['.json'])
@@ -459,7 +457,8 @@ def _verify(path, name):
         cure = 'Replace them with whole copies' if own else f'Delete {path} and fetch the data again'
         raise DataError(f'{len(bad)} images cannot be decoded: {", ".join(map(str, bad[:5]))}', cure)
     print('every image can be decoded')
-    packed = find_pack(path) if (path/'wnids.txt').exists() else None
+    whole = name if Path(name).is_file() else path  # a zip is packed as it is
+    packed = find_pack(whole) if (path/'wnids.txt').exists() else None
     if packed: print(f'{packed.verify()} holds the bytes that were packed')
 
 def _add_doctor(sub):

@@ -9,7 +9,7 @@ __all__ = ['TinyCourseError', 'DataError', 'ConfigError', 'extra_package', 'data
            'give_memory_back', 'source_commit', 'broken_versions', 'device_fault', 'doctor']
 
 # %% ../nbs/api/00_core.ipynb #cf0dde20
-import ctypes, errno, importlib, importlib.metadata, json, os, platform, random, shutil, subprocess, sys, tempfile, time
+import ctypes, errno, importlib, importlib.metadata, os, platform, random, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 

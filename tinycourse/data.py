@@ -11,6 +11,7 @@ __all__ = ['tiny_stats', 'cifar10_stats', 'ZipFolder', 'class_names', 'tiny_item
 # %% ../nbs/api/04_data.ipynb #15577dfd
 import hashlib, inspect, io, os, re, sys, time, zipfile, zlib
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -472,8 +473,8 @@ def dls_from_items(
     **kwargs # For `DataBlock.dataloaders`: device, shuffle, ...
 ) -> DataLoaders: # With `.source`, a dict that says which data and which split
     "fastai `DataLoaders` over a table of items; raises `DataError` or `ConfigError`"
-    if bs < 1: raise ConfigError(f'bs is {bs}', 'Give a batch size of at least 1')
-    if size is not None and size < 1: raise ConfigError(f'size is {size}', 'Give at least 1')
+    for name,n in dict(bs=bs, size=1 if size is None else size).items():
+        if not isinstance(n, Integral) or n < 1: raise ConfigError(f'{name} is {n!r}', 'Give a whole number, 1 or more')
     _check_names(kwargs, dl_type)
     chosen = list(_chosen(items, names, classes).values())
     items = items[items.name.isin(chosen)].reset_index(drop=True)

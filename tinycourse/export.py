@@ -103,7 +103,7 @@ class Predictor:
 def _are_numbers(found, n):
     return isinstance(found, list) and len(found) == n and all(isinstance(o, int|float) for o in found)
 
-def _fit(about):
+def _has_the_form(about):
     "Whether facts have the form in which `export_run` writes them: whoever wrote the file could write anything"
     if not set(about) >= {'vocab', 'size', 'mean', 'std', 'check'}: return False
     vocab,size,std = about['vocab'],about['size'],about['std']
@@ -116,7 +116,7 @@ def _facts(texts, path):
     "What travelled with a network; raises `DataError` if it is not enough"
     try: about = {k: json.loads(v) for k,v in (texts or {}).items()}
     except ValueError: about = {}
-    if _fit(about): return about
+    if _has_the_form(about): return about
     raise DataError(f'{path} does not say what its answers mean', 'Give a file that `tinycourse export` wrote')
 
 def _read_safetensors(path):

@@ -243,7 +243,13 @@ def _run_table(run):
     if not isinstance(run, (str, Path)): return run.df
     path = Path(run)/'history.csv' if Path(run).is_dir() else Path(run)
     if not path.exists(): raise TinyCourseError(f'{path} does not exist', 'Give a history.csv, or the folder of a run')
-    return pd.read_csv(path)
+    cure = 'Give a history.csv that `tinycourse train` wrote'
+    try: df = pd.read_csv(path)
+    except ValueError as e: raise TinyCourseError(f'{path} is no table ({type(e).__name__})', cure) from None
+    missing = {'epoch', 'train_loss', 'valid_loss', 'accuracy', 'train_accuracy', 'seconds'} - set(df)
+    if missing: raise TinyCourseError(f'{path} has no column {min(missing)}', cure)
+    if df.empty: raise TinyCourseError(f'{path} has no epoch yet', 'Wait for the first')
+    return df
 
 def _run_name(run, i):
     "The folder's or file's name, else a number"

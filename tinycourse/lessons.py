@@ -7,7 +7,7 @@ __all__ = ['rejects', 'without_solution', 'with_solution', 'is_exercise', 'insta
            'student_notebook', 'lessons_folder', 'write_lessons', 'lay_out', 'check_lesson']
 
 # %% ../nbs/api/21_lessons.ipynb #28ec6d88
-import copy, json, os, re, shutil
+import copy, json, os, re
 from pathlib import Path
 
 import pandas as pd

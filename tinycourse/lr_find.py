@@ -262,6 +262,7 @@ def safe_lr_find(self:Learner,
     check_number('start_lr', start_lr, lambda o: o > 0, cure)
     check_number('end_lr', end_lr, lambda o: o > start_lr, f'start_lr is {start_lr}. {cure}')
     if num_it < 25: raise ConfigError(f'num_it is {num_it}: too few points', 'Give at least 25')
+    check_number('valid_batches', valid_batches, lambda o: o >= 1, 'Give 1 or more')
     if mode not in ('exp', 'linear'): raise ConfigError(f'mode is {mode!r}', "Give 'exp' or 'linear'")
     if loss not in ('train', 'valid'): raise ConfigError(f'loss is {loss!r}', "Give 'train' or 'valid'")
     funcs = _functions(suggest)

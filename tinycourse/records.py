@@ -56,7 +56,13 @@ def read_rows(
     file:str|Path|None=None # A list in YAML; None for the one of the course
 ) -> dict: # name -> `Row`, in the order of the list
     "The list of recorded runs; raises `ConfigError` for an entry that cannot be"
-    entries = yaml.safe_load((Path(file) if file else records_folder()/'records.yml').read_text(encoding='utf-8'))
+    file = Path(file) if file else records_folder()/'records.yml'
+    try: entries = yaml.safe_load(file.read_text(encoding='utf-8'))
+    except yaml.YAMLError as e:
+        raise ConfigError(f'{file} is no YAML: {" ".join(str(e).split())}', 'Mend that line') from None
+    for o in entries:
+        missing = {'name', 'asks'} - set(o if isinstance(o, dict) else {})
+        if missing: raise ConfigError(f'the entry {o} has no {min(missing)}', 'Give each a name and what it asks')
     rows = [row for o in entries for row in ([_with_seed(o, seed) for seed in o['seeds']] if 'seeds' in o else [o])]
     known = {f.name for f in dataclasses.fields(Row)}
     for o in rows:

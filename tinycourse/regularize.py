@@ -13,7 +13,6 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import reduce_loss
 from fastai.layers import NoneReduce
-from fastai.learner import get_model
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.torch_core import find_bs, num_distrib
 from torch import nn

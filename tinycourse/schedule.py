@@ -15,7 +15,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import ReduceLROnPlateau
-from fastai.optimizer import SGD, OptimWrapper, Optimizer
+from fastai.optimizer import SGD, Optimizer
 from fastcore.basics import listify, store_attr
 from .core import ConfigError
 from .models import did_you_mean
