@@ -408,14 +408,22 @@ def _lessons(args):
 
 def _check_lessons(dest, only):
     "Run the notebooks of a folder, and say which exercises pass"
-    from tinycourse.core import ConfigError
-    from tinycourse.lessons import check_lesson
-    files = [p for p in sorted(dest.glob('[0-9]*.ipynb')) if only is None or only in p.name]
-    if not files: raise ConfigError(f'{dest} has no lesson in it', f'Lay them out first: tinycourse lessons {dest}')
+    from tinycourse.core import ConfigError, DataError
+    from tinycourse.lessons import check_lesson, lessons_folder
+    names = [p.name for p in sorted(lessons_folder().glob('*.ipynb')) if only is None or only in p.name]
+    files = [dest/o for o in names if (dest/o).is_file()]
+    if not files:
+        which = f'no lesson with {only!r} in its name' if only else 'no lesson in it'
+        raise ConfigError(f'{dest} has {which}', f'Lay them out first: tinycourse lessons {dest}')
     passed = True
     for p in files:
         print(f'{p.name} ...', flush=True)
-        for o in check_lesson(p).itertuples():
+        try: outcomes = check_lesson(p)
+        except DataError as e:  # the others are checked all the same
+            print(f'  {e}', flush=True)
+            passed = False
+            continue
+        for o in outcomes.itertuples():
             print(f'  {"exercise " + str(o.exercise) if o.exercise else "elsewhere"}: {o.outcome}', flush=True)
             passed = passed and o.outcome == 'passes'
     return 0 if passed else 1

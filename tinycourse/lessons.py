@@ -251,9 +251,8 @@ def _exercise_cells(nb):
         if about and c['cell_type'] == 'code': res.setdefault(about['exercise'], []).append(c)
     return dict(sorted(res.items()))
 
-def _outcome(cells, stopped):
+def _outcome(cells):
     "What became of an exercise: passes, not written yet, or why it does not pass"
-    if stopped and any(c['source'].strip() and c['execution_count'] is None for c in cells): return stopped
     errors = [o for c in cells for o in c['outputs'] if o['output_type'] == 'error']
     if not errors:
         checked = any(c['metadata']['tinycourse']['part'] == 'check' for c in cells)
@@ -276,13 +275,15 @@ def check_lesson(
         raise DataError(f'{path} is not a notebook ({type(e).__name__})',
             f'Move it away, then: tinycourse lessons {path.parent} --only {path.stem[:2]}') from None
     here = dict(metadata=dict(path=str(path.parent)))
-    for c in nb.cells:
-        if c.cell_type == 'code': c.update(execution_count=None, outputs=[])
-    stopped = None
-    try: nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, resources=here).execute()
+    ended,stopped = set(),None
+    def note(cell, cell_index, execute_reply): ended.add(cell_index)
+    client = nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, resources=here, on_cell_executed=note)
+    try: client.execute()
     except nbclient.exceptions.CellTimeoutError: stopped = f'not run to its end: a cell took more than {timeout} s'
     except nbclient.exceptions.DeadKernelError: stopped = 'not run to its end: the kernel died, perhaps out of memory'
-    outcomes = {n: _outcome(cells, stopped) for n,cells in _exercise_cells(nb).items()}
+    cut = [id(c) for i,c in enumerate(nb.cells) if c.source.strip() and i not in ended] if stopped else []
+    outcomes = {n: stopped if any(id(c) in cut for c in cells) else _outcome(cells)
+                for n,cells in _exercise_cells(nb).items()}
     rows = [dict(lesson=path.stem, exercise=n, outcome=o) for n,o in outcomes.items()]
     story = [c for c in nb.cells if c.cell_type == 'code' and not c.metadata.get('tinycourse')]
     others = [o for c in story for o in c.outputs if o.output_type == 'error']
