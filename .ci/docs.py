@@ -166,6 +166,7 @@ def finish(site: Path, widths: dict):
     shutil.copy(Path(__file__).parent/'search.js', site/'site_libs'/'fuse'/'fuse.min.js')  # words instead of letters
     search = json.loads((site/'search.json').read_text(encoding='utf-8'))
     for entry in search:
+        if entry['href'].startswith('api/'): entry['text'] = entry['text'][:2000]  # long listings; lessons stay whole
         for key in ('href', 'objectID'):
             path, hash_, frag = entry[key].partition('#')
             entry[key] = page_url(path) + hash_ + frag

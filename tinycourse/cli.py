@@ -18,8 +18,6 @@ def _setting(word):
     except ValueError: return key,value
 
 _figures = ['.png', '.pdf', '.svg']
-_run_files = ['history.csv', 'checkpoint.pth', 'predictions.csv', 'history.png', 'lr.png', 'misclassified.png',
-              'gradcam.png', 'model.pth', 'run.json']  # `tinycourse.train` has them, too, and takes seconds to import
 
 def _output(path, endings, inputs=()):
     "The file that a command is to write, as a `Path`; raises `ConfigError` before any work if that cannot be"
@@ -31,8 +29,9 @@ def _output(path, endings, inputs=()):
         raise ConfigError(f'{str(path)!r} does not end in {" or ".join(endings)}', cure)
     if path.resolve() in [Path(o).resolve() for o in inputs]:
         raise ConfigError(f'{path} is one of the images to look at', cure)
-    if (path.parent/'run.json').exists() and path.name in _run_files:
-        raise ConfigError(f'{path} belongs to a run', cure)
+    if (path.parent/'run.json').exists():
+        from tinycourse.train import run_files  # takes seconds to import
+        if path.name in run_files: raise ConfigError(f'{path} belongs to a run', cure)
     if path.is_dir(): raise ConfigError(f'{path} is a folder', cure)
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise ConfigError(f'{path.parent} cannot be made: {e.strerror}', cure) from None

@@ -57,7 +57,7 @@ def read_rows(
 ) -> dict: # name -> `Row`, in the order of the list
     "The list of recorded runs; raises `ConfigError` for an entry that cannot be"
     file = Path(file) if file else records_folder()/'records.yml'
-    try: entries = yaml.safe_load(file.read_text(encoding='utf-8'))
+    try: entries = yaml.safe_load(file.read_text(encoding='utf-8')) or []
     except yaml.YAMLError as e:
         raise ConfigError(f'{file} is no YAML: {" ".join(str(e).split())}', 'Mend that line') from None
     for o in entries:
