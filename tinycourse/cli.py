@@ -44,8 +44,8 @@ def _learner_options(p, recipe='basic'):
                    help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
     p.add_argument('--classes', type=int, metavar='N', help='keep the first N ids of wnids.txt (default: all)')
     p.add_argument('--recipe', metavar='NAME',
-                   help=f'settings of training: basic, course for long trainings, or assignment for those of the '
-                        f'original (default: {recipe})')
+                   help=f'settings of training: basic, course for long trainings, fast for little computing, '
+                        f'or assignment for those of the original (default: {recipe})')
     p.add_argument('--set', dest='changes', nargs='+', type=_setting, metavar='KEY=VALUE',
                    help='change settings of the recipe, such as mix=mixup ema=0.99')
     p.add_argument('--arch', metavar='NAME',

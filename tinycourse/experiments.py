@@ -316,7 +316,7 @@ def load_weights(
     path:str|Path # From `save_weights`
 ) -> torch.nn.Module: # The same network, in evaluation mode
     "Put saved weights into a network; raises `DataError` if they are not there"
-    if not Path(path).exists(): raise DataError(f'{path} is not there', 'Make its record: tinycourse records run NAME')
+    if not Path(path).exists(): raise DataError(f'{path} is not there', 'Make its record: tinycourse records make NAME')
     with np.load(path, allow_pickle=False) as f: model.load_state_dict({k: torch.from_numpy(f[k]) for k in f.files})
     return model.eval()
 
@@ -356,5 +356,5 @@ def draw_network(
                  parameters=count_parameters(net), vocab=names, size=64, mean=tiny_stats[0], std=tiny_stats[1],
                  recipe=dict(name='one_cycle', optimizer='Adam', lr=lr, wd=.01, label_smoothing=.1, sizes=sizes),
                  batch_size=bs, seed=seed, cpu_seconds=round(cpu_seconds()-start, 1),
-                 command=f'tinycourse records run {out.name}', **source_commit(), machine=device_report())
+                 command=f'tinycourse records make {out.name}', **source_commit(), machine=device_report())
     (out/'run.json').write_text(json.dumps(about, indent=1) + '\n')

@@ -515,7 +515,8 @@ const draw = (live, root) => {
   };
   const sheet = el('canvas', {width: W, height: W, tabindex: 0, role: 'application', class: 'tc-sheet', 'aria-label':
     'Sheet to draw on. Arrow keys move the pen, with shift in small steps; space puts it down and lifts it.'});
-  const spot = el('div', {class: 'tc-spot'}), seen = el('canvas', {width: S, height: S, role: 'img', class: 'tc-seen'});
+  const spot = el('div', {class: 'tc-spot'}), seen = el('canvas', {width: S, height: S, role: 'img', class: 'tc-seen',
+                                                                 'aria-label': 'what the network gets: nothing yet'});
   const likeliest = 'the likeliest', of = chooser('map of', [likeliest, ...data.vocab], likeliest);
   const alpha = slider('strength', 0, 1, .05, .5);
   const list = el('div', {class: 'tc-answers'}), say = el('p', {class: 'tc-say', 'aria-live': 'polite'});
