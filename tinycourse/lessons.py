@@ -262,6 +262,20 @@ def _outcome(cells):
     if name == 'AssertionError': return value or name
     return f'{name}: {value}'
 
+def _run_cells(nb, folder, timeout):
+    "Run a notebook, also after an error; the numbers of the cells that ended, and what stopped the others (or None)"
+    import nbclient
+    ended = set()
+    def note(cell, cell_index, execute_reply): ended.add(cell_index)
+    quiet = ['--IPKernelApp.log_level=ERROR']  # new kernels warn of the connection, which is nbclient's choice
+    client = nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, on_cell_executed=note,
+                                     resources=dict(metadata=dict(path=str(folder))), extra_arguments=quiet)
+    stopped = None
+    try: client.execute()
+    except nbclient.exceptions.CellTimeoutError: stopped = f'not run to its end: a cell took more than {timeout} s'
+    except nbclient.exceptions.DeadKernelError: stopped = 'not run to its end: the kernel died, perhaps out of memory'
+    return ended,stopped
+
 def check_lesson(
     path:str|Path, # A learner's notebook
     timeout:int=1200 # Seconds that one cell may take
@@ -274,13 +288,7 @@ def check_lesson(
     except Exception as e:
         raise DataError(f'{path} is not a notebook ({type(e).__name__})',
             f'Move it away, then: tinycourse lessons {path.parent} --only {path.stem[:2]}') from None
-    here = dict(metadata=dict(path=str(path.parent)))
-    ended,stopped = set(),None
-    def note(cell, cell_index, execute_reply): ended.add(cell_index)
-    client = nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, resources=here, on_cell_executed=note)
-    try: client.execute()
-    except nbclient.exceptions.CellTimeoutError: stopped = f'not run to its end: a cell took more than {timeout} s'
-    except nbclient.exceptions.DeadKernelError: stopped = 'not run to its end: the kernel died, perhaps out of memory'
+    ended,stopped = _run_cells(nb, path.parent, timeout)
     cut = [id(c) for i,c in enumerate(nb.cells) if c.source.strip() and i not in ended] if stopped else []
     outcomes = {n: stopped if any(id(c) in cut for c in cells) else _outcome(cells)
                 for n,cells in _exercise_cells(nb).items()}
