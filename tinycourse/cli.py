@@ -17,7 +17,7 @@ def _setting(word):
     try: return key,json.loads(value)
     except ValueError: return key,value
 
-_figures = ['.png', '.pdf', '.svg']
+_figure_endings = ['.png', '.pdf', '.svg']
 
 def _output(path, endings, inputs=()):
     "The file that a command is to write, as a `Path`; raises `ConfigError` before any work if that cannot be"
@@ -140,7 +140,7 @@ def _sweep(args, keys, name, find):
     from tinycourse.train import run_learner
     if num_distrib() > 1:
         raise ConfigError('several processes cannot look for a learning rate', 'Start this command without torchrun')
-    out = _output(args.pop('out', name), _figures)
+    out = _output(args.pop('out', name), _figure_endings)
     given = {k: args.pop(k) for k in keys if k in args}
     learn = run_learner(**{'recipe': 'basic', **args})
     if not sys.stdout.isatty(): learn.remove_cb(ProgressCallback)
@@ -186,7 +186,7 @@ def _gradcam(args):
     from tinycourse.gradcam import cam_images
     from tinycourse.train import image_side, load_run
     files = args.pop('files')
-    out = _output(args.pop('out', 'heatmaps.png'), _figures, files)
+    out = _output(args.pop('out', 'heatmaps.png'), _figure_endings, files)
     model,record = load_run(args.pop('model'))
     fig,df = cam_images(model, files, record['vocab'], **{'size': image_side(record), **args})
     with atomic_write(out) as tmp: fig.savefig(tmp, dpi=110, facecolor='white')
@@ -264,7 +264,7 @@ def _compare(args):
     matplotlib.use('agg')
     from tinycourse.core import atomic_write
     from tinycourse.export import compare_runs, same_images
-    out = _output(args.pop('out', 'compare.png'), _figures)
+    out = _output(args.pop('out', 'compare.png'), _figure_endings)
     table,fig = compare_runs(*args['runs'])
     with atomic_write(out) as tmp: fig.savefig(tmp, dpi=110, facecolor='white')
     print(table.to_string(float_format='{:.4f}'.format, na_rep=''))
@@ -356,8 +356,11 @@ def _records(args):
     from pathlib import Path
     from tinycourse.core import ConfigError
     from tinycourse.records import make_record, read_rows, records_folder, records_table, run_records, work_folder
-    action,names = args.pop('action'),args.pop('names', [])
-    rows,work,dest = read_rows(),Path(args.get('work') or work_folder()),Path(args.get('dest') or records_folder())
+    action = args.pop('action')
+    names = args.pop('names', [])
+    rows = read_rows()
+    work = Path(args.get('work') or work_folder())
+    dest = Path(args.get('dest') or records_folder())
     if odd := [o for o in names if o not in rows]:
         raise ConfigError(f'there is no row {odd[0]!r} in the list', 'Names are in: tinycourse records')
     if action == 'run': table = run_records(names or None, **args)
@@ -366,7 +369,9 @@ def _records(args):
     elif action == 'make':
         for o in names: make_record(rows[o], work, dest)
         table = records_table({o: rows[o] for o in names}, work, dest)
-    else: return [_show_row(rows[o], work, dest) for o in names] and 0
+    else:
+        for o in names: _show_row(rows[o], work, dest)
+        return 0
     print(table.drop(columns='asks').to_string(float_format='{:.4f}'.format, na_rep=''))
     return int(table.state.str.startswith('failed').any())
 
@@ -527,10 +532,11 @@ def parser() -> argparse.ArgumentParser: # With all subcommands
 def main(
     argv:list|None=None # Words of the command line; None for those of the process
 ) -> int: # Exit status
-    "Run a command; 0 when it is done, 2 for a request that cannot work, 130 after Ctrl-C, 141 if nobody reads on"
+    "Run a command; 0: done, 1: some of it failed, 2: a request that cannot work, 130: Ctrl-C, 141: nobody reads on"
     _steady_streams()
     args = vars(parser().parse_args(argv))
-    run = args.pop('run'); args.pop('command')
+    run = args.pop('run')
+    args.pop('command')
     if 'changes' in args: args['changes'] = dict(args['changes'])
     try:
         with warnings.catch_warnings():
@@ -539,10 +545,13 @@ def main(
     except BrokenPipeError:
         sys.stdout = None  # as after `tinycourse records | head -1`
         return 141
-    except (Exception, KeyboardInterrupt) as e:
-        if isinstance(e, KeyboardInterrupt): words = 'interrupted'
-        elif not (words := _plain_words(e)): raise
+    except KeyboardInterrupt:
+        print('tinycourse: interrupted', file=sys.stderr)
+        return 130
+    except Exception as e:
+        words = _plain_words(e)
+        if not words: raise
         print(f'tinycourse: {words}', file=sys.stderr)
-        return 130 if isinstance(e, KeyboardInterrupt) or type(e).__name__ == 'Interrupted' else 2
+        return 130 if type(e).__name__ == 'Interrupted' else 2
 
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())  # python -m tinycourse.cli

@@ -125,7 +125,7 @@ def _image_files(
     is_image = lambda o: os.path.splitext(o)[1].lower() in _suffixes and not o.startswith('.')
     return {o: sizes[o] for o in sorted(sizes) if is_image(o)}
 
-def _boxes(
+def _read_boxes(
     file:Path, # A box file
     n:int # Its columns: file name, perhaps wnid, x0, y0, x1, y1
 ) -> dict: # File name -> what is behind it, the corners as whole numbers
@@ -159,9 +159,9 @@ def tiny_items(
     rows = []
     for wnid in sorted(names):
         folder = path/'train'/wnid
-        boxes = {name: (wnid, *box) for name,box in _boxes(folder/f'{wnid}_boxes.txt', 5).items()}
+        boxes = {name: (wnid, *box) for name,box in _read_boxes(folder/f'{wnid}_boxes.txt', 5).items()}
         rows += _with_boxes(folder/'images', boxes, 'train')
-    rows += _with_boxes(path/'val'/'images', _boxes(path/'val'/'val_annotations.txt', 6), 'val')
+    rows += _with_boxes(path/'val'/'images', _read_boxes(path/'val'/'val_annotations.txt', 6), 'val')
     items = pd.DataFrame(rows, columns=['path', 'source', 'wnid', 'x0', 'y0', 'x1', 'y1', 'bytes'])
     strange = set(items.wnid) - set(names)
     if strange: raise DataError(f'val_annotations.txt has {min(strange)}, which wnids.txt does not', _again)
@@ -524,7 +524,7 @@ def progress(
     return _lines(items, total, what, every)
 
 # %% ../nbs/api/04_data.ipynb #f565d182
-def _classes(
+def _class_folders(
     folder:Path # The train or test folder
 ) -> list: # Names of the class folders in it, sorted
     try: return sorted(o.name for o in os.scandir(folder) if o.is_dir() and not o.name.startswith('.'))
@@ -536,7 +536,7 @@ def cifar10_items(
 ) -> pd.DataFrame: # path, source ('train' or 'test'), name (of the class), bytes (of the file)
     "Every image of a tree in CIFAR-10's layout, sorted; raises `DataError` if a class is missing or empty"
     path = Path(path) if path else get_data(os.environ.get('TINYCOURSE_CIFAR10') or 'cifar10-sample')
-    names = {part: _classes(path/part) for part in ('train', 'test')}
+    names = {part: _class_folders(path/part) for part in ('train', 'test')}
     whole = 'Get a whole copy of the data set'
     odd = set(names['train']) ^ set(names['test'])
     if odd: raise DataError(f'train and test of {path} disagree about the class {min(odd)}', whole)

@@ -308,7 +308,7 @@ def save_weights(
     path:str|Path # The file to write, .npz
 ):
     "Weights as NumPy arrays, which are no pickle"
-    arrays = {k: v.contiguous().numpy() for k,v in model.cpu().state_dict().items()}
+    arrays = {k: v.cpu().contiguous().numpy() for k,v in model.state_dict().items()}
     with atomic_write(path) as tmp, open(tmp, 'wb') as f: np.savez(f, **arrays)
 
 def load_weights(

@@ -112,7 +112,7 @@ def _has_the_form(about):
     if not _are_numbers(about['mean'], 3) or not _are_numbers(std, 3) or min(std) <= 0: return False
     return _are_numbers(about['check'], len(vocab))
 
-def _facts(texts, path):
+def _read_about(texts, path):
     "What travelled with a network; raises `DataError` if it is not enough"
     try: about = {k: json.loads(v) for k,v in (texts or {}).items()}
     except ValueError: about = {}
@@ -123,7 +123,7 @@ def _read_safetensors(path):
     "A network from its weights and the name of its kind"
     safe_open = extra_package('safetensors', 'export').safe_open
     with safe_open(path, framework='pt') as file:
-        about = _facts(file.metadata(), path)
+        about = _read_about(file.metadata(), path)
         weights = {k: file.get_tensor(k) for k in file.keys()}
     if 'stem' not in about: raise DataError(f'{path} holds no network of `tinycourse train`', 'Give its ONNX file')
     model = tiny_resnet18(len(about['vocab']), about['stem'], arch=about['arch']).eval()
@@ -136,7 +136,7 @@ def _read_onnx(path):
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = ort.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    about = _facts(session.get_modelmeta().custom_metadata_map, path)
+    about = _read_about(session.get_modelmeta().custom_metadata_map, path)
     name = session.get_inputs()[0].name
     return Predictor(lambda x: session.run(None, {name: x})[0], about)
 

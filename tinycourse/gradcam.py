@@ -104,6 +104,16 @@ def _keeps_positions(m):
     leaves = [o for o in m.modules() if not list(o.children())]
     return all(isinstance(o, _still) or _pointwise(o) for o in leaves)
 
+def _last_that_looks(children): return max(i for i,(_,m) in enumerate(children) if _looks(m))
+
+def _end_of_stage(children, conv):
+    "The last of the children that follow number `conv` without a gap and keep positions; `conv` if none does"
+    end = conv
+    for _,m in children[conv+1:]:
+        if not _keeps_positions(m): break
+        end += 1
+    return end
+
 def last_conv_stage(
     model:nn.Module # Any convolutional network
 ) -> tuple[str,nn.Module]: # Its dotted name and the module
@@ -111,15 +121,15 @@ def last_conv_stage(
     Trusts that modules were registered in the order in which they run. Raises `ConfigError` if there is none"""
     cause = 'the model has no convolution that looks at more than one position'
     if not _looks(model): raise ConfigError(cause, 'Name a layer')
-    name,module = [],model
-    while list(module.children()) and (not name or _in_order(module)):
+    path,module = [],model
+    while any(_looks(m) for m in module.children()) and (module is model or _in_order(module)):
         children = list(module.named_children())
-        last = i = max(i for i,(_,m) in enumerate(children) if _looks(m))
-        while _in_order(module) and i+1 < len(children) and _keeps_positions(children[i+1][1]): i += 1
-        name.append(children[i][0])
-        module = children[i][1]
-        if i > last: break
-    return '.'.join(name),module
+        conv = _last_that_looks(children)
+        end = _end_of_stage(children, conv) if _in_order(module) else conv
+        name,module = children[end]
+        path.append(name)
+        if end > conv: break  # this norm or activation ends the stage
+    return '.'.join(path),module
 
 # %% ../nbs/api/14_gradcam.ipynb #f319efc0
 def _follow(module, name):
@@ -204,7 +214,7 @@ class GradCAM:
             x = (x.clone() if x.is_inference() else x).to(next(self.model.parameters()).device)
             self.kept = {}
             logits = self._logits(x)
-            if not callable(target): target = _classes(target, logits)
+            if not callable(target): target = _target_classes(target, logits)
             maps = [self._map(o, x) for o in self.layers]
             heats = [_scaled(o, signed) for o in self._cams(x, maps, logits, target)]
         self.kept = {}
@@ -212,7 +222,7 @@ class GradCAM:
 
     def _cams(self, x, maps, logits, target):
         "The heatmaps of the layers, as the method makes them"
-        plain = [_plain(a) for a in maps]
+        plain = [_detached(a) for a in maps]
         if self.method == 'eigencam': return [eigen_cam(a) for a in plain]
         if self.method == 'scorecam': return [self._score_cam(x, a, target) for a in plain]
         grads = self._gradients(_chosen_logit(target, logits).sum(), maps)
@@ -240,7 +250,7 @@ def _logits(self:GradCAM, x):
         raise ConfigError(cause, 'Give images like those that it was trained on') from e
 
 # %% ../nbs/api/14_gradcam.ipynb #c6870353
-def _classes(target, logits):
+def _target_classes(target, logits):
     "A class for each image: the given ones, or the predicted ones"
     n,c = logits.shape
     try: t = logits.argmax(1) if target is None else torch.as_tensor(target, device=logits.device).reshape(-1)
@@ -263,7 +273,7 @@ def _chosen_logit(target, logits):
     raise ConfigError(cause, 'Return a tensor with one number for each image')
 
 # %% ../nbs/api/14_gradcam.ipynb #bd9cde5c
-def _plain(t):
+def _detached(t):
     "Values without history, as 32-bit numbers at least"
     return t.detach().float() if t.dtype in (torch.float16, torch.bfloat16) else t.detach()
 
@@ -294,7 +304,7 @@ def _gradients(self:GradCAM, logit, maps):
     grads = torch.autograd.grad(logit, maps, allow_unused=True)
     for name,g in zip(self.layers, grads):
         if g is None: raise ConfigError(f'the target does not depend on {name}', 'Choose a layer before the logits')
-    return [_plain(g) for g in grads]
+    return [_detached(g) for g in grads]
 
 # %% ../nbs/api/14_gradcam.ipynb #75f40b73
 def _as_masks(maps, size):
@@ -367,7 +377,8 @@ def fine_stage(
             stage = getattr(model, name, None)
             if stage is not None: hooks.callback(stage.register_forward_hook(partial(note, name)).remove)
         model(x[:1])
-    return ([o for o,side in sides.items() if side >= 7] or [None])[-1]
+    large = [name for name,side in sides.items() if side >= 7]
+    return large[-1] if large else None
 
 def _panel_layers(model, x, layer):
     "The layers of a panel: those asked for, and a late stage for None"
@@ -382,11 +393,14 @@ def _panel_targets(target, choices):
 def _panel_rows(learn, xb, layers, methods, targets):
     "(label, heatmaps) for each combination of layer, method and target"
     rows = []
-    for m in methods:
-        with GradCAM(learn, layers, m) as cam:
-            for t,classes in targets.items():
-                for name,heat in zip(cam.layers, cam(xb, classes)):
-                    words = [name]*(len(layers) > 1) + [m]*(len(methods) > 1) + [f'for {t}']*(len(targets) > 1)
+    for method in methods:
+        with GradCAM(learn, layers, method) as cam:
+            for target,classes in targets.items():
+                for layer,heat in zip(cam.layers, cam(xb, classes)):
+                    words = []
+                    if len(layers) > 1: words.append(layer)
+                    if len(methods) > 1: words.append(method)
+                    if len(targets) > 1: words.append(f'for {target}')
                     rows.append((' '.join(words), heat))
     return rows
 
@@ -591,14 +605,14 @@ def cam_baselines(
     return dict(centre=centre, random=upsample(noise, (h,w)), edges=_scaled(edges, False))
 
 # %% ../nbs/api/14_gradcam.ipynb #db964b9a
-def _boxes(learn, idxs, width):
+def _batch_boxes(learn, idxs, width):
     "The boxes of validation images, in pixels of a batch of this width"
-    items,rows = learn.dls.valid_ds.items,[]
+    items = learn.dls.valid_ds.items
     if not hasattr(items[0], 'x0'): raise ConfigError('these images have no boxes', 'Use Tiny ImageNet or the sample')
-    for i in idxs:
-        o = items[i]
-        with Image.open(o.path) as image: k = width/image.width
-        rows.append((o.x0*k, o.y0*k, (o.x1+1)*k-1, (o.y1+1)*k-1))
+    rows = []
+    for item in (items[i] for i in idxs):
+        scale = width/open_image(item.path).width  # of both axes: a batch keeps the shape of its images
+        rows.append((item.x0*scale, item.y0*scale, (item.x1+1)*scale - 1, (item.y1+1)*scale - 1))
     return torch.tensor(rows)
 
 def _summary(rows):
@@ -622,7 +636,7 @@ def _scores(learn, part, layer, methods, curves):
     xb,images = plain_batch(learn, part)
     truth = torch.tensor([int(learn.dls.valid_ds[i][1]) for i in part])
     size = xb.shape[-2:]
-    boxes,rows = _boxes(learn, part, size[1]),[]
+    boxes,rows = _batch_boxes(learn, part, size[1]),[]
     for name,m,heats in _all_heatmaps(learn, layer, methods, xb, images, truth):
         cols = dict(pointing=pointing_game(heats, boxes, size).float(), energy=energy_in_box(heats, boxes, size),
                     empty=(heats.amax((1,2)) <= 0).float())

@@ -237,18 +237,27 @@ def _add_momentum(ax, x, mom):
 _run_colours = ['#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#000000', '#F0E442']
 
 def _run_table(run):
-    "The table of a run, whatever form it comes in"
-    run = getattr(run, 'model_history', run)
-    if isinstance(run, pd.DataFrame): return run
-    if not isinstance(run, (str, Path)): return run.df
-    path = Path(run)/'history.csv' if Path(run).is_dir() else Path(run)
+    "The table of a learner, a history, a table, a file or a folder; raises `TinyCourseError` for one without epochs"
+    history = getattr(run, 'model_history', run)
+    if isinstance(history, (str, Path)): df = _read_history(Path(history))
+    elif isinstance(history, pd.DataFrame): df = history
+    else: df = history.df
+    if df.empty: raise TinyCourseError(f'{_what(run)} has no epoch yet', 'Train for one epoch at least')
+    return df
+
+def _what(run):
+    "What to call a run in an error"
+    return run if isinstance(run, (str, Path)) else f'this {type(run).__name__}'
+
+def _read_history(path):
+    "The table in a `history.csv`, or in that of a folder"
+    if path.is_dir(): path = path/'history.csv'
     if not path.exists(): raise TinyCourseError(f'{path} does not exist', 'Give a history.csv, or the folder of a run')
     cure = 'Give a history.csv that `tinycourse train` wrote'
     try: df = pd.read_csv(path)
     except ValueError as e: raise TinyCourseError(f'{path} is no table ({type(e).__name__})', cure) from None
     missing = {'epoch', 'train_loss', 'valid_loss', 'accuracy', 'train_accuracy', 'seconds'} - set(df)
     if missing: raise TinyCourseError(f'{path} has no column {min(missing)}', cure)
-    if df.empty: raise TinyCourseError(f'{path} has no epoch yet', 'Wait for the first')
     return df
 
 def _run_name(run, i):

@@ -120,7 +120,7 @@ def _box_facts(o, h, w):
     centre_x,centre_y = (o.x0 + wide/2)/w,(o.y0 + high/2)/h
     return dict(object_size=wide*high/(h*w), off_centre=np.hypot(centre_x-.5, centre_y-.5))
 
-def _facts(o):
+def _facts_of(o):
     "What can be measured of one image, a row of `tiny_items`"
     x = np.asarray(open_image(o.path))/255
     facts = _colour_facts(x)
@@ -129,10 +129,10 @@ def _facts(o):
 def image_facts(
     learn:Learner # A classifier on `tiny_dls`
 ) -> pd.DataFrame: # brightness, contrast, colourfulness; with boxes also object_size, off_centre
-    """Measure each validation image, a row each, values from 0 to 1. `object_size` is the box's share of the image,
-    `off_centre` how far its middle is from the image's, in sides of the image.
+    """Measure each validation image, a row each, from pixels of 0 to 1; colourfulness may be above 1.
+    `object_size` is the box's share of the image, `off_centre` how far its middle is from the image's, in its sides.
     Colourfulness is that of Hasler and Süsstrunk 2003, https://doi.org/10.1117/12.477378"""
-    return pd.DataFrame([_facts(o) for o in learn.dls.valid_ds.items])
+    return pd.DataFrame([_facts_of(o) for o in learn.dls.valid_ds.items])
 
 # %% ../nbs/api/13_interpret.ipynb #634d56e1
 def accuracy_by(

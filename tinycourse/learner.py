@@ -49,11 +49,14 @@ def _check_whole(name, n):
 
 def _check_sizes(sizes):
     "Raise `ConfigError` unless it is a list of (share, pixels) with shares that rise from 0"
+    cure = 'Give pairs that begin at 0, such as [[0, 48], [0.5, 64]]'
     pairs = isinstance(sizes, list) and all(isinstance(o, (list, tuple)) and len(o) == 2 for o in sizes)
-    if not pairs or (sizes and sizes[0][0] != 0) or sorted(sizes) != sizes:
-        raise ConfigError(f'sizes is {sizes!r}', 'Give pairs that begin at 0, such as [[0, 48], [0.5, 64]]')
-    check_number('a share in sizes', [o for o,_ in sizes], lambda o: 0 <= o < 1, 'Give shares from 0 to below 1')
-    check_number('a side in sizes', [o for _,o in sizes], lambda o: 16 <= o <= 512, 'Give 16 to 512 pixels')
+    if not pairs: raise ConfigError(f'sizes is {sizes!r}', cure)
+    shares = [share for share,_ in sizes]
+    sides = [side for _,side in sizes]
+    check_number('a share in sizes', shares, lambda o: 0 <= o < 1, 'Give shares from 0 to below 1')
+    check_number('a side in sizes', sides, lambda o: 16 <= o <= 512 and o == int(o), 'Give whole pixels, 16 to 512')
+    if shares and (shares[0] != 0 or shares != sorted(set(shares))): raise ConfigError(f'sizes is {sizes!r}', cure)
 
 def _check_recipe(changes):
     "Raise `ConfigError` for a setting that a recipe does not have, or a value that cannot be"
@@ -91,7 +94,7 @@ def get_recipe(
     if not isinstance(recipe, dict): raise ConfigError(f'recipe is {recipe!r}', 'Give a name or a dict of settings')
     _check_recipe(recipe)
     base = recipes.get(recipe.get('name', '').split('+')[0], _basic)
-    full = {**copy.deepcopy(base), 'name': 'custom', **recipe}
+    full = copy.deepcopy({**base, 'name': 'custom', **recipe})
     if full['schedule'] == 'one_cycle' and full['pct_start'] is None:
         raise ConfigError('pct_start is None', 'Give 0 to 1 for a one-cycle schedule')
     return full

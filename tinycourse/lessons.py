@@ -99,7 +99,7 @@ def _kept(source):
     hidden = re.match(r'#\|\s*(hide|echo: false)', source)
     return not hidden or 'import' in source and 'rejects(' not in source
 
-def _plain(source):
+def _without_directives(source):
     "A cell without nbdev's directives"
     return re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip('\n')
 
@@ -127,15 +127,15 @@ def student_notebook(
         source = ''.join(cell['source'])
         if cell['cell_type'] == 'markdown': cells.append(_markdown(_links(source)))
         elif is_exercise(source):
-            number,solved = number+1,with_solution(_plain(source))
-            answer = solved if solutions else without_solution(_plain(source))
+            number,solved = number+1,with_solution(_without_directives(source))
+            answer = solved if solutions else without_solution(_without_directives(source))
             cells.append(_code(answer, exercise=number, part='answer'))
         elif solved:  # the cell after an answer is its check
-            cells.append(_code(with_solution(_plain(source)), exercise=number, part='check'))
+            cells.append(_code(with_solution(_without_directives(source)), exercise=number, part='check'))
             folded = f'<details><summary>Solution</summary>\n\n```python\n{solved}\n```\n\n</details>'
             if not solutions: cells.append(_markdown(folded))
             solved = None
-        elif _kept(source): cells.append(_code(_plain(source)))
+        elif _kept(source): cells.append(_code(_without_directives(source)))
     cells[1:1] = [_markdown(badges(name)), _code(install_cell(nb))]
     kernel = dict(display_name='Python 3', language='python', name='python3')
     metadata = dict(kernelspec=kernel, language_info=dict(name='python'), accelerator='GPU', colab=dict(provenance=[]))

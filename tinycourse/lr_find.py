@@ -236,17 +236,21 @@ def _functions(suggest):
 
 def _suggest(df, funcs, num_it):
     "What each of `funcs` makes of the sweep, trimmed as fastai does it"
-    lrs,losses = (torch.tensor(df[k].to_numpy()[num_it//10:-5], dtype=torch.float32) for k in ('lr','loss'))
-    need = 17 if slide in [getattr(f, 'func', f) for f in funcs] else 4
-    if len(lrs) < need:
+    if not funcs: return {}
+    kept = df.iloc[num_it//10:-5]  # fastai leaves out the first tenth and the last five batches
+    rates = torch.tensor(kept.lr.to_numpy(), dtype=torch.float32)
+    losses = torch.tensor(kept.loss.to_numpy(), dtype=torch.float32)
+    plain = [getattr(f, 'func', f) for f in funcs]  # the function of a `partial`
+    fewest = 17 if slide in plain else 4            # `slide` compares slopes that are 15 batches apart
+    if len(rates) < fewest:
         raise TinyCourseError(f'the loss diverged after {len(df)} of {num_it} batches: too few points for a suggestion',
                               'Give a smaller start_lr or end_lr, or more num_it')
-    return {getattr(f, 'func', f).__name__: float(f(lrs, losses, num_it)[0]) for f in funcs}
+    return {name.__name__: float(f(rates, losses, num_it)[0]) for f,name in zip(funcs, plain)}
 
 @patch
 def safe_lr_find(self:Learner,
     start_lr:float=1e-7, # First learning rate, more than 0
-    end_lr:float=10, # Last learning rate
+    end_lr:float=10, # Where the sweep leads; its last rate is one step below
     num_it:int=100, # How many batches, 25 or more
     mode:str='exp', # 'exp': each rate is the last one times a factor; 'linear': equal steps
     loss:str='train', # 'train': running average over the training batches; 'valid': loss on fixed validation batches

@@ -7,7 +7,8 @@ __all__ = ['record_files', 'records_folder', 'Row', 'read_rows', 'Record', 'load
            'make_record', 'time_to', 'row_state', 'records_table', 'quoted_records', 'record_faults', 'run_records']
 
 # %% ../nbs/api/20_records.ipynb #be775f04
-import dataclasses, json, os, re, shutil, signal, subprocess, sys, time
+import dataclasses, json, math, os, re, shutil, signal, subprocess, sys, time
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -119,8 +120,9 @@ def load_seeds(
 ) -> list: # `Record`s, by seed
     "All runs that differ in nothing but the seed; raises `DataError` if there is none"
     folder = Path(folder) if folder else records_folder()
-    found = sorted(folder.glob(f'{family}-seed[0-9]*'))
-    return [Record(o) for o in found] or [load_record(family, folder)]
+    name = re.compile(re.escape(family) + r'-seed(\d+)')
+    seeds = {int(found[1]): o for o in folder.iterdir() if (found := name.fullmatch(o.name))}
+    return [Record(seeds[o]) for o in sorted(seeds)] or [load_record(family, folder)]
 
 # %% ../nbs/api/20_records.ipynb #716dbcde
 def work_folder() -> Path:
@@ -142,15 +144,22 @@ def publish(
     shutil.rmtree(dest/row.name, ignore_errors=True)
     os.rename(tmp, dest/row.name)
 
+def _check_finished(row, out):
+    "Raise `ConfigError` if the finished run in `out` was not made with the settings of the row"
+    made_by = json.loads((out/'run.json').read_text(encoding='utf-8'))['command']
+    if made_by == row.command: return
+    raise ConfigError(f'{out} holds a finished run of other settings: {made_by}', 'Move that folder away')
+
 def make_record(
     row:Row, # A row of the list
     work:str|Path|None=None, # Where unfinished runs are; None for `work_folder()`
     dest:str|Path|None=None # Where the record is to be kept; None for `records_folder()`
 ) -> Record:
-    "Make one row, or go on with it; raises as `train_run` does"
+    "Make one row, or go on with it; raises as `train_run` does, and `ConfigError` for a finished run of other settings"
     out = Path(work or work_folder())/row.name
     if row.make == 'train':
-        if not (out/'run.json').exists(): train_run(out, resume=(out/'checkpoint.pth').exists(), **row.settings)
+        if (out/'run.json').exists(): _check_finished(row, out)
+        else: train_run(out, resume=(out/'checkpoint.pth').exists(), **row.settings)
     else:
         if row.make not in experiments:
             raise ConfigError(f'there is no experiment {row.make!r}', f'There are: {", ".join(experiments)}')
@@ -164,7 +173,7 @@ def make_record(
 def time_to(
     history:pd.DataFrame, # The history of a run, with `accuracy` (0 to 1) and `cpu_seconds` of each epoch
     accuracy:float # To be reached on the validation images, 0 to 1
-) -> tuple: # Epochs, and processor seconds (user and system, of all its processes), validation included; None: never
+) -> tuple|None: # Epochs and processor seconds (user and system, of all processes, with validation); None: never
     """How long a run took until an epoch ended with this accuracy. Raises `DataError` for a history without times,
     which records made before processor seconds were kept have"""
     if 'cpu_seconds' not in history:
@@ -196,7 +205,7 @@ def records_table(
     rows:dict, # From `read_rows`
     work:Path, # Where unfinished runs are
     dest:Path # Where records are
-) -> pd.DataFrame: # A row for each: state, accuracy (0 to 1), cpu_hours (measured, or about), device
+) -> pd.DataFrame: # A row for each: state, accuracy (0 to 1), hours (measured, else the row's), device, asks
     "What is there and what is missing"
     def line(row):
         state,run = row_state(row, work, dest),{}
@@ -207,8 +216,8 @@ def records_table(
     return pd.DataFrame({k: line(o) for k,o in rows.items()}).T.rename_axis('record')
 
 # %% ../nbs/api/20_records.ipynb #8706adc9
-def _family(name):
-    "A row's name without its seed"
+def _without_seed(name):
+    "The family of a row: its name without the seed"
     return re.sub(r'-seed\d*$', '', name)
 
 def quoted_records(
@@ -218,7 +227,7 @@ def quoted_records(
     "The records that a page names in its strings: one by its name, or all seeds of a family by theirs"
     kinds = {o.split('-')[0] for o in rows}
     names = [o for o in re.findall(r"""['"](\w+-[\w-]+)(?:\{\w*\})?['"]""", source) if o.split('-')[0] in kinds]
-    found = [[o] if o in rows else [k for k in rows if _family(k) == _family(o)] or [o] for o in names]
+    found = [[o] if o in rows else [k for k in rows if _without_seed(k) == _without_seed(o)] or [o] for o in names]
     return sorted(set(sum(found, [])))
 
 def record_faults(
@@ -238,20 +247,28 @@ def record_faults(
         silent = [o for o in names if o in rows and page not in rows[o].pages]
         bad += [f'{o}: is quoted by {page}, which its row does not say' for o in silent]
     for row in rows.values():
-        family = [k for k in rows if _family(k) == _family(row.name)]
+        family = [k for k in rows if _without_seed(k) == _without_seed(row.name)]
         idle = [o for o in row.pages if not set(family) & set(quoted.get(o, ()))]
         bad += [f'{row.name}: its row names the page {o}, which does not quote it' for o in idle]
         bad += [f'{row.name}: needs {o}, which is no row of the list' for o in row.needs if o not in rows]
     return bad
 
 # %% ../nbs/api/20_records.ipynb #f11cf2ba
-def _start(row, work, dest, threads, file):
+def _environment(row, threads):
+    "What the process of a row finds: so many threads (None: all), and no GPU if the row is one of a CPU"
+    env = dict(os.environ)
+    if threads: env['OMP_NUM_THREADS'] = str(threads)
+    if row.device == 'cpu': env['CUDA_VISIBLE_DEVICES'] = ''
+    return env
+
+def _start_process(row, work, dest, threads, file):
     "Start a process that makes a row; its words go to a log beside its folder"
     work.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, '-m', 'tinycourse.records', row.name, str(work), str(dest), *([str(file)] if file else [])]
-    env = os.environ if not threads else {**os.environ, 'OMP_NUM_THREADS': str(threads)}
-    log = open(work/f'{row.name}.log', 'a', encoding='utf-8')
-    return subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
+    words = [sys.executable, '-m', 'tinycourse.records', row.name, str(work), str(dest)]
+    if file: words.append(str(file))
+    with open(work/f'{row.name}.log', 'a', encoding='utf-8') as log:
+        return subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                                env=_environment(row, threads))
 
 def _signal_all(running, sig):
     "Send a signal to every running row and its children"
@@ -263,21 +280,30 @@ def _stop_all(running):
     for p in running.values(): p.terminate()
     for p in running.values(): p.wait()
 
-def _pausing(running):
-    "Let Ctrl-Z pause the rows with this process, and their going on be ours too"
+@contextmanager
+def _tied_to_us(running):
+    "Ctrl-Z pauses the rows with this process, and whatever ends it ends them"
     def pause(*_):
         _signal_all(running, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
         _signal_all(running, signal.SIGCONT)  # here we are again
-    if hasattr(signal, 'SIGTSTP'): signal.signal(signal.SIGTSTP, pause)
+    ctrl_z = getattr(signal, 'SIGTSTP', None)  # Windows has none
+    if ctrl_z: before = signal.signal(ctrl_z, pause)
+    try: yield
+    finally:
+        if ctrl_z: signal.signal(ctrl_z, before)
+        _stop_all(running)
+
+def _unmet(row, rows, work, dest):
+    "The rows that have to be made before this one, and are not"
+    return [o for o in row.needs if row_state(rows[o], work, dest) != 'done']
 
 def _next_row(todo, running, rows, work, dest, at_once):
     "The first row that may start now, or None"
     if len(running) >= at_once or any(rows[o].alone for o in running): return None
     for name in todo:
         row = rows[name]
-        ready = all(row_state(rows[o], work, dest) == 'done' for o in row.needs)
-        if ready and not (row.alone and running): return name
+        if not _unmet(row, rows, work, dest) and not (row.alone and running): return name
     return None
 
 def _report_progress(running, work, seen):
@@ -289,6 +315,24 @@ def _report_progress(running, work, seen):
         if len(df) > seen.get(name, 0):
             print(f'{name}  epoch {len(df)}  {100*df.accuracy.iloc[-1]:.2f} %  {df.seconds.iloc[-1]:.0f} s', flush=True)
         seen[name] = len(df)
+
+def _take_ended(running, work):
+    "Take the rows that have ended out of `running` and say so; name -> last words of those that failed"
+    failed = {}
+    for name in [o for o,process in running.items() if process.poll() is not None]:
+        if running.pop(name).returncode: failed[name] = _last_words(work/f'{name}.log')
+        print(f'{name}  {"FAILED: " + failed[name] if name in failed else "done"}', flush=True)
+    return failed
+
+def _wanted(names, rows, device):
+    "The rows that are asked for: these names, or all of a device"
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError('there is no GPU that PyTorch can use', 'Leave out --device cuda')
+    for o in names or []:
+        if o not in rows:
+            raise ConfigError(f'there is no row {o!r} in the list',
+                              did_you_mean(o, rows, 'Names are in: tinycourse records'))
+    return names or [k for k,o in rows.items() if o.device == device]
 
 def run_records(
     names:list|None=None, # Rows to make; None for all that are missing
@@ -302,35 +346,31 @@ def run_records(
     pause:float=5. # Seconds between two looks
 ) -> pd.DataFrame: # `records_table` of these rows
     "Make the missing rows of the list, in order. Raises `ConfigError` for an unknown name or a device that is not here"
-    rows,work,dest = read_rows(file),Path(work or work_folder()),Path(dest or records_folder())
+    rows = read_rows(file)
+    work = Path(work or work_folder())
+    dest = Path(dest or records_folder())
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    if device == 'cuda' and not torch.cuda.is_available():
-        raise ConfigError('there is no GPU that PyTorch can use', 'Leave out --device cuda')
-    for o in names or []:
-        if o not in rows:
-            raise ConfigError(f'there is no row {o!r} in the list',
-                              did_you_mean(o, rows, 'Names are in: tinycourse records'))
-    at_once = at_once or (1 if device == 'cuda' else max(1, (os.cpu_count() or 1)))
-    wanted = names or [k for k,o in rows.items() if o.device == device]
+    wanted = _wanted(names, rows, device)
+    at_once = at_once or (1 if device == 'cuda' else os.cpu_count() or 1)
+    end = math.inf if minutes is None else time.time() + 60*minutes
     todo = [o for o in wanted if row_state(rows[o], work, dest) != 'done']
-    running,seen,failed,end = {},{},{},time.time() + 60*(minutes or 1e9)
-    _pausing(running)
-    try:
+    running,seen,failed = {},{},{}
+    with _tied_to_us(running):
         while (todo or running) and time.time() < end:
             while name := _next_row(todo, running, rows, work, dest, at_once):
                 todo.remove(name)
-                n = threads or (None if rows[name].alone or at_once == 1 else 1)
-                print(f'{name}  {row_state(rows[name], work, dest)}: {rows[name].command}', flush=True)
+                row = rows[name]
+                print(f'{name}  {row_state(row, work, dest)}: {row.command}', flush=True)
                 seen[name] = _epochs(work/name)
-                running[name] = _start(rows[name], work, dest, n, file)
-            if not running: break  # what is left needs a row that failed
+                alone = row.alone or at_once == 1
+                running[name] = _start_process(row, work, dest, threads or (None if alone else 1), file)
+            if not running:
+                for name in todo:
+                    failed[name] = f'it needs {_unmet(rows[name], rows, work, dest)[0]!r}, which is not done'
+                break
             time.sleep(pause)
             _report_progress(running, work, seen)
-            for name in [o for o,p in running.items() if p.poll() is not None]:
-                if running.pop(name).returncode: failed[name] = _last_words(work/f'{name}.log')
-                print(f'{name}  {"FAILED: " + failed[name] if name in failed else "done"}', flush=True)
-    finally:
-        _stop_all(running)
+            failed |= _take_ended(running, work)
     table = records_table({o: rows[o] for o in wanted}, work, dest)
     for name,why in failed.items(): table.loc[name, 'state'] = f'failed: {why}'
     return table

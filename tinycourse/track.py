@@ -17,7 +17,7 @@ from .core import ConfigError, extra_package, isolated_rng
 from .schedule import TrainingCallback
 
 # %% ../nbs/api/16_track.ipynb #d7b433e2
-_figures = ['misclassified', 'gradcam']
+_followed_figures = ['misclassified', 'gradcam']
 
 class Tracker:
     "Follows a run; this one does nothing"
@@ -36,7 +36,7 @@ class Tracker:
 
     def close(self): "Called also when a run is interrupted"
 
-def _results(record): return {k: v for k,v in record.items() if isinstance(v, (int, float))}
+def _numbers(record): return {k: v for k,v in record.items() if isinstance(v, (int, float))}
 
 # %% ../nbs/api/16_track.ipynb #34346d70
 class StepsGoOn(TrainingCallback):
@@ -63,8 +63,8 @@ class TensorBoardTracker(Tracker):
 
     def finish(self, out, record):
         with self._writer(out) as writer:
-            writer.add_text('results', _as_text(_results(record)))
-            for name in _figures:
+            writer.add_text('results', _as_text(_numbers(record)))
+            for name in _followed_figures:
                 pixels = np.asarray(Image.open(out/f'{name}.png').convert('RGB'))
                 writer.add_image(name, pixels, dataformats='HWC')
 
@@ -93,8 +93,8 @@ class WandbTracker(Tracker):
         return Apart(log_preds=False)
 
     def finish(self, out, record):
-        self.wandb.run.summary.update(_results(record))
-        self.wandb.log({o: self.wandb.Image(str(out/f'{o}.png')) for o in _figures})
+        self.wandb.run.summary.update(_numbers(record))
+        self.wandb.log({o: self.wandb.Image(str(out/f'{o}.png')) for o in _followed_figures})
 
     def close(self): self.wandb.finish()
 
@@ -128,8 +128,8 @@ class TrackioTracker(Tracker):
         return [StepsGoOn(), TrackioCallback(self.trackio)]
 
     def finish(self, out, record):
-        results = {f'results/{k}': v for k,v in _results(record).items()}  # `lr` alone would be a point of that curve
-        self.trackio.log({**results, **{o: self.trackio.Image(str(out/f'{o}.png')) for o in _figures}})
+        results = {f'results/{k}': v for k,v in _numbers(record).items()}  # `lr` alone would be a point of that curve
+        self.trackio.log({**results, **{o: self.trackio.Image(str(out/f'{o}.png')) for o in _followed_figures}})
 
     def close(self):
         if self.run: self.trackio.finish()
