@@ -110,7 +110,7 @@ def load_record(
     "A recorded run by its name; raises `DataError` for one that was never made"
     folder = Path(folder) if folder else records_folder()
     if (folder/name).is_dir(): return Record(folder/name)
-    made = [o.name for o in folder.iterdir() if o.is_dir()]
+    made = [o.name for o in folder.glob('*') if o.is_dir()]
     cure = did_you_mean(name, made, f'Make it with: tinycourse records run {name}')
     raise DataError(f'there is no record {name!r}', cure)
 
@@ -121,7 +121,7 @@ def load_seeds(
     "All runs that differ in nothing but the seed; raises `DataError` if there is none"
     folder = Path(folder) if folder else records_folder()
     name = re.compile(re.escape(family) + r'-seed(\d+)')
-    seeds = {int(found[1]): o for o in folder.iterdir() if (found := name.fullmatch(o.name))}
+    seeds = {int(found[1]): o for o in folder.glob(f'{family}-seed*') if (found := name.fullmatch(o.name))}
     return [Record(seeds[o]) for o in sorted(seeds)] or [load_record(family, folder)]
 
 # %% ../nbs/api/20_records.ipynb #716dbcde
@@ -177,7 +177,7 @@ def time_to(
     """How long a run took until an epoch ended with this accuracy. Raises `DataError` for a history without times,
     which records made before processor seconds were kept have"""
     if 'cpu_seconds' not in history:
-        raise DataError('this history has no cpu_seconds', 'Make the record again: tinycourse records run NAME')
+        raise DataError('this history has no cpu_seconds', 'Make the record again: tinycourse records make NAME')
     good = history.index[history.accuracy >= accuracy]
     if len(good) == 0: return None
     return int(good[0])+1, float(history.cpu_seconds[:good[0]+1].sum())
