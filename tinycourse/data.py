@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from fastai.vision.all import (CategoryBlock, ColReader, CropPad, DataBlock, DataLoader, DataLoaders, FilteredBase,
                                IntToFloatTensor, Normalize, PILImage, RandomCrop, RandomResizedCrop, RatioResize,
                                Resize, TensorImage, TfmdDL, Transform, TransformBlock, delegates)
+from fastcore.foundation import L
 from fastcore.imports import in_notebook
 from fastprogress.fastprogress import progress_bar
 from .core import ConfigError, DataError, TinyCourseError
@@ -147,7 +148,8 @@ def _with_boxes(
     odd = set(files) ^ set(boxes)
     if odd:
         raise DataError(f'{folder} and its box file disagree about {len(odd)} images, {min(odd)} among them', _again)
-    return [(f'{folder}{os.sep}{name}', source, *boxes[name], size) for name,size in files.items()]
+    sep = '/' if isinstance(folder, ZipFolder) else os.sep
+    return [(f'{folder}{sep}{name}', source, *boxes[name], size) for name,size in files.items()]
 
 def tiny_items(
     path:str|Path # Root of a Tiny ImageNet tree, or a zip of one
@@ -192,10 +194,16 @@ def split_70_30(
     seed:int=42 # Another seed gives another split
 ) -> tuple[list,list]: # Positions in `items` for training and for validation
     """Split within every class by hashing file names: independent of order, folder, and every random generator.
-    Each class keeps at least one image on both sides. Raises `ConfigError` if that cannot be."""
+    Each class keeps at least one image on both sides. Raises `ConfigError` if that cannot be, and `DataError` for two
+    images of a class that have one name"""
     if not 0 < valid_pct < 1:
         raise ConfigError(f'valid_pct is {valid_pct}', 'Give a share between 0 and 1, such as 0.3')
     hashes = pd.Series([_hash(_key(o), seed) for o in items.itertuples()])
+    twice = hashes.duplicated()
+    if twice.any():
+        o = items.iloc[twice.argmax()]
+        cause = f'the class {o["name"]} has two images called {os.path.basename(o.path)}'
+        raise DataError(cause, 'Give them different names')
     classes = hashes.groupby(items.get('wnid', items.name).to_numpy())
     rank = classes.rank()
     size = classes.transform('size')
@@ -228,9 +236,9 @@ def zip_and_name(
 ) -> tuple: # The file that is on the disk, and the name in it, '' if it is no zip
     "Where a path leaves the disk and enters a zip"
     path = str(path)
-    inside = re.search(r'\.zip/', path, flags=re.IGNORECASE)
+    inside = re.search(rf'\.zip[/{re.escape(os.sep)}]', path, flags=re.IGNORECASE)
     if not inside or os.path.exists(path): return path,''
-    return path[:inside.end()-1],path[inside.end():]
+    return path[:inside.end()-1],path[inside.end():].replace(os.sep, '/')  # in a zip it is '/', on Windows too
 
 def _as_rgb(
     image:Image.Image # As Pillow opened it; of several frames, the first
@@ -353,8 +361,8 @@ def tiny_block(
     image = TransformBlock(type_tfms=opener, batch_tfms=IntToFloatTensor)
     return DataBlock(blocks=(image, CategoryBlock(vocab=vocab, sort=False)), get_items=_as_rows,
                      get_x=ColReader('path'), get_y=ColReader('name'), splitter=_Splitter(split, valid_pct, seed),
-                     item_tfms=[*([Resize(size)] if size else []), *(item_tfms or [])],
-                     batch_tfms=[*(batch_tfms or []), RowNormalize.from_stats(*stats)])
+                     item_tfms=[*([Resize(size)] if size else []), *L(item_tfms)],
+                     batch_tfms=[*L(batch_tfms), RowNormalize.from_stats(*stats)])
 
 # %% ../nbs/api/04_data.ipynb #c0c1cebf
 def _one_line(
@@ -455,6 +463,10 @@ def _image_size(
     opener = opener() if isinstance(opener, type) else opener
     return opener(items.path.iloc[0]).size
 
+def _check_whole(name, n):
+    "Raise `ConfigError` unless it is a whole number, 1 or more"
+    if not isinstance(n, Integral) or n < 1: raise ConfigError(f'{name} is {n!r}', 'Give a whole number, 1 or more')
+
 def dls_from_items(
     items:pd.DataFrame, # Rows of `tiny_items`, or any with path, source, name and bytes
     names:dict, # Class id -> name, in the order of the model's outputs; without ids, name -> name
@@ -473,8 +485,8 @@ def dls_from_items(
     **kwargs # For `DataBlock.dataloaders`: device, shuffle, ...
 ) -> DataLoaders: # With `.source`, a dict that says which data and which split
     "fastai `DataLoaders` over a table of items; raises `DataError` or `ConfigError`"
-    for name,n in dict(bs=bs, size=1 if size is None else size).items():
-        if not isinstance(n, Integral) or n < 1: raise ConfigError(f'{name} is {n!r}', 'Give a whole number, 1 or more')
+    _check_whole('bs', bs)
+    if size is not None: _check_whole('size', size)
     _check_names(kwargs, dl_type)
     chosen = list(_chosen(items, names, classes).values())
     items = items[items.name.isin(chosen)].reset_index(drop=True)

@@ -274,8 +274,8 @@ def bench_machine(
 # %% ../nbs/api/19_experiments.ipynb #30ac5962
 def _sketches(names, n, seed):
     "n sketches of each class, and their classes"
-    drawn = [draw_sketch(o, np.random.RandomState([seed, c, i])) for c,o in enumerate(names) for i in range(n)]
-    return np.array(drawn, np.uint8).reshape(-1, 64, 64, 3),np.arange(len(names)).repeat(n)
+    images = [draw_sketch(o, np.random.RandomState([seed, c, i])) for c,o in enumerate(names) for i in range(n)]
+    return np.array(images, np.uint8).reshape(-1, 64, 64, 3),np.arange(len(names)).repeat(n)
 
 def _scenes(n):
     "The sample's images, at most n for training and n for validation; their classes; and the classes' names"
@@ -290,18 +290,21 @@ class _Images(list):
     "Pairs of an image and a class; `split_idx` tells fastai's transforms whether they are for training (0) or not (1)"
     split_idx = None
 
-def _page_dls(scenes, drawn, bs):
-    "Fastai's loaders over images in memory: scenes first, then sketches"
-    def dset(i, *parts):
-        x,y = (np.concatenate(o) for o in zip(*parts))
-        pairs = [(TensorImage(torch.from_numpy(a).permute(2,0,1)), TensorCategory(int(b))) for a,b in zip(x, y)]
-        images = _Images(pairs)
-        images.split_idx = i
-        return images
+def _dataset(split_idx, scenes, sketches):
+    "Scenes, then sketches, for training (0) or validation (1)"
+    images,classes = (np.concatenate(o) for o in zip(scenes, sketches))
+    xs = [TensorImage(torch.from_numpy(o).permute(2,0,1)) for o in images]
+    ys = [TensorCategory(int(o)) for o in classes]
+    dataset = _Images(zip(xs, ys))
+    dataset.split_idx = split_idx
+    return dataset
+
+def _page_dls(train, valid, bs):
+    "Fastai's loaders over images in memory; `train` and `valid` are each a pair of scenes and sketches"
     normalize = Normalize.from_stats(*tiny_stats, cuda=False)
     tfms = [BatchResize(64, split_idx=0), IntToFloatTensor(), *pad_crop_flip(4), normalize]
-    both = [dset(*o) for o in zip((0,1), scenes, drawn)]
-    return DataLoaders.from_dsets(*both, bs=bs, after_batch=tfms, device='cpu', num_workers=0)
+    datasets = _dataset(0, *train),_dataset(1, *valid)
+    return DataLoaders.from_dsets(*datasets, bs=bs, after_batch=tfms, device='cpu', num_workers=0)
 
 def save_weights(
     model:torch.nn.Module, # Any network
@@ -321,6 +324,12 @@ def load_weights(
     return model.eval()
 
 # %% ../nbs/api/19_experiments.ipynb #a14b5cdc
+def _page_learner(dls, n_classes, sizes, out):
+    "A small network that learns on smaller images first"
+    net = CIFAR10Net(n_classes).to(memory_format=torch.channels_last)
+    cbs = [ModelHistory(out/'history.csv'), ProgressiveSize(sizes)]
+    return Learner(dls, net, LabelSmoothingCrossEntropyFlat(eps=.1), Adam, metrics=accuracy, wd=.01, cbs=cbs, path=out)
+
 @experiment
 def draw_network(
     out:Path, # Folder to fill: run.json, history.csv, classes.csv, weights.npz
@@ -336,24 +345,25 @@ def draw_network(
     "Train `CIFAR10Net` on the sample and on sketches, and judge it on images of both that it never saw"
     start = cpu_seconds()
     train,valid,names = _scenes(limit)
-    unseen = _sketches(names, 20 if limit is None else max(1, limit//10), 10**6 + seed)
-    drawn = _sketches(names, sketches, seed)
+    train_sketches = _sketches(names, sketches, seed)
+    valid_sketches = _sketches(names, 20 if limit is None else max(1, limit//10), 10**6 + seed)
     with isolated_rng(seed):
-        dls = _page_dls((train, valid), (drawn, unseen), bs)
-        net = CIFAR10Net(len(names)).to(memory_format=torch.channels_last)
-        learn = Learner(dls, net, LabelSmoothingCrossEntropyFlat(eps=.1), Adam, metrics=accuracy, wd=.01,
-                        cbs=[ModelHistory(out/'history.csv'), ProgressiveSize(sizes)], path=out)
+        dls = _page_dls((train, train_sketches), (valid, valid_sketches), bs)
+        learn = _page_learner(dls, len(names), sizes, out)
         with learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(epochs, lr)
-            probs,truth = learn.get_preds()
-    right,kind = (probs.argmax(1) == truth).numpy(),np.arange(len(truth)) < len(valid[1])
-    rows = pd.DataFrame({'class': np.array(names)[truth], 'drawn': np.where(kind, 'scene', 'sketch'), 'right': right})
-    rows.pivot_table(index='class', columns='drawn', values='right').to_csv(out/'classes.csv', float_format='%.4f')
-    save_weights(net, out/'weights.npz')
-    about = dict(accuracy=float(right[kind].mean()), accuracy_sketches=float(right[~kind].mean()), epochs=epochs,
-                 n_train=len(train[1]), n_train_sketches=sketches*len(names), n_valid=int(kind.sum()),
-                 n_valid_sketches=int((~kind).sum()), data='sample', arch='CIFAR10Net',
-                 parameters=count_parameters(net), vocab=names, size=64, mean=tiny_stats[0], std=tiny_stats[1],
+            probs,classes = learn.get_preds()
+    answers = pd.DataFrame({'class': np.array(names)[classes], 'right': (probs.argmax(1) == classes).numpy()})
+    answers['kind'] = np.where(answers.index < len(valid[1]), 'scene', 'sketch')
+    by_class = answers.pivot_table(index='class', columns='kind', values='right')
+    by_class.to_csv(out/'classes.csv', float_format='%.4f')
+    save_weights(learn.model, out/'weights.npz')
+    right = answers.groupby('kind').right.mean()
+    counts = dict(n_train=len(train[1]), n_train_sketches=len(train_sketches[1]),
+                  n_valid=len(valid[1]), n_valid_sketches=len(valid_sketches[1]))
+    about = dict(accuracy=right.scene, accuracy_sketches=right.sketch, epochs=epochs, **counts, data='sample',
+                 arch='CIFAR10Net', parameters=count_parameters(learn.model), vocab=names,
+                 size=64, mean=tiny_stats[0], std=tiny_stats[1],
                  recipe=dict(name='one_cycle', optimizer='Adam', lr=lr, wd=.01, label_smoothing=.1, sizes=sizes),
                  batch_size=bs, seed=seed, cpu_seconds=round(cpu_seconds()-start, 1),
                  command=f'tinycourse records make {out.name}', **source_commit(), machine=device_report())

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from .core import ConfigError, DataError, TinyCourseError, atomic_write, extra_package
 from .data import open_image, progress, tiny_stats
-from .history import compare, compare_table
+from .history import _curves, _run_tables, compare_table
 from .learner import load_checkpoint
 from .models import plain_model, stems, tiny_resnet18
 from .train import image_side, load_run, read_record, run_learner
@@ -350,4 +350,4 @@ def compare_runs(
         if not Path(o).is_dir(): raise ConfigError(f'there is no folder {o}', 'Give the folders of runs')
     columns = ['accuracy', 'best_accuracy', 'train_accuracy', 'epochs', 'seconds_per_epoch']
     differ = _setting_rows({k: read_record(Path(o)/'run.json') for k,o in named.items()})
-    return compare_table(**named)[columns].join(differ),compare(**named)
+    return compare_table(**named)[columns].join(differ),_curves(_run_tables([], named), '')

@@ -605,15 +605,20 @@ def cam_baselines(
     return dict(centre=centre, random=upsample(noise, (h,w)), edges=_scaled(edges, False))
 
 # %% ../nbs/api/14_gradcam.ipynb #db964b9a
-def _batch_boxes(learn, idxs, width):
-    "The boxes of validation images, in pixels of a batch of this width"
+def _box_in_batch(o, size):
+    "The box of an item in pixels of a batch, which has the middle of the image, as `Resize` crops it, or all of it"
+    (w,h),(rows,columns) = open_image(o.path).size,size
+    scale = min(w/columns, h/rows)
+    left,top = (w - round(columns*scale))//2,(h - round(rows*scale))//2
+    corners = o.x0 - left, o.y0 - top, o.x1+1 - left, o.y1+1 - top
+    x0,y0,x1,y1 = (corner/scale for corner in corners)
+    return x0, y0, x1-1, y1-1
+
+def _batch_boxes(learn, idxs, size):
+    "The boxes of validation images, in pixels of a batch of this height and width"
     items = learn.dls.valid_ds.items
     if not hasattr(items[0], 'x0'): raise ConfigError('these images have no boxes', 'Use Tiny ImageNet or the sample')
-    rows = []
-    for item in (items[i] for i in idxs):
-        scale = width/open_image(item.path).width  # of both axes: a batch keeps the shape of its images
-        rows.append((item.x0*scale, item.y0*scale, (item.x1+1)*scale - 1, (item.y1+1)*scale - 1))
-    return torch.tensor(rows)
+    return torch.tensor([_box_in_batch(items[i], size) for i in idxs])
 
 def _summary(rows):
     "Means with half-widths of 95 % intervals"
@@ -636,7 +641,7 @@ def _scores(learn, part, layer, methods, curves):
     xb,images = plain_batch(learn, part)
     truth = torch.tensor([int(learn.dls.valid_ds[i][1]) for i in part])
     size = xb.shape[-2:]
-    boxes,rows = _batch_boxes(learn, part, size[1]),[]
+    boxes,rows = _batch_boxes(learn, part, size),[]
     for name,m,heats in _all_heatmaps(learn, layer, methods, xb, images, truth):
         cols = dict(pointing=pointing_game(heats, boxes, size).float(), energy=energy_in_box(heats, boxes, size),
                     empty=(heats.amax((1,2)) <= 0).float())

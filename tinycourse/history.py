@@ -142,7 +142,7 @@ class LogLines(TrainingCallback):
     order = 56  # after DistributedTrainer (11), which silences all processes but the first
     def before_fit(self):
         self.headed = self.live = False
-        self.old_logger = self.learn.logger
+        if self.learn.logger != self.add_line: self.old_logger = self.learn.logger  # else an interrupted fit left it
         self.learn.logger = self.add_line
     def before_train(self): self.live = True  # a skipped epoch never begins
     def after_fit(self): self.learn.logger = self.old_logger
@@ -151,6 +151,7 @@ class LogLines(TrainingCallback):
         row # Of fastai's table: an epoch's number, losses, metrics and time
     ):
         "Print the row of an epoch that was trained"
+        if self.learn is None: return self.old_logger(row)  # its fit was interrupted, and it is no callback any more
         if not self.live or rank_distrib(): return
         if not self.headed: self._show(self.recorder.metric_names)
         self._show(row)
@@ -293,13 +294,8 @@ def compare_table(
     return pd.DataFrame(rows).T.astype(dict(epochs=int, best_epoch=int))
 
 # %% ../nbs/api/11_history.ipynb #2181e921
-def compare(
-    *runs, # Learners, histories, tables, `history.csv` files or folders of runs
-    title:str='', # Above the figure
-    **named # Runs with names of your choice
-): # The matplotlib figure
-    "Loss and accuracy of several runs against epoch: validation solid, training dotted. Raises as `compare_table` does"
-    tables = _run_tables(runs, named)
+def _curves(tables, title):
+    "The figure of `compare`"
     fig,axs = plt.subplots(1, 2, figsize=(10,3.8), constrained_layout=True)
     plots = (('loss',1,'train_loss','valid_loss'), ('accuracy (%)',100,'train_accuracy','accuracy'))
     for ax,(label,factor,train,valid) in zip(axs, plots):
@@ -312,3 +308,11 @@ def compare(
     axs[1].legend(frameon=False, title='validation solid, training dotted', title_fontsize='small')
     fig.suptitle(title)
     return fig
+
+def compare(
+    *runs, # Learners, histories, tables, `history.csv` files or folders of runs
+    title:str='', # Above the figure
+    **named # Runs with names of your choice
+): # The matplotlib figure
+    "Loss and accuracy of several runs against epoch: validation solid, training dotted. Raises as `compare_table` does"
+    return _curves(_run_tables(runs, named), title)

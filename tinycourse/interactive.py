@@ -6,7 +6,8 @@
 __all__ = ['explore_schedule', 'explore_field', 'explore_cam', 'explore_drawing']
 
 # %% ../nbs/api/23_interactive.ipynb #805cde8a
-import base64, hashlib, html, io, json, random
+import base64, hashlib, html, io, json, math, random
+from numbers import Integral
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from PIL import Image
@@ -16,10 +17,10 @@ from fastai.callback.schedule import combined_cos
 from fastai.vision.all import Learner
 from .core import ConfigError
 from .export import Predictor, WithMaps
-from .gradcam import GradCAM, energy_in_box, overlay, pointing_game, upsample
+from .gradcam import GradCAM, _batch_boxes, energy_in_box, overlay, pointing_game, upsample
 from .history import accent_colour
 from .interpret import plain_batch
-from .models import did_you_mean
+from .models import did_you_mean, eval_mode
 from .schedule import check_number, cycle_at
 
 # %% ../nbs/api/23_interactive.ipynb #122ec934
@@ -208,6 +209,17 @@ const draw = (live, root) => {
 """
 
 # %% ../nbs/api/23_interactive.ipynb #f5747181
+def _check_sliders(total, high, div, climb, gamma):
+    "Raise `ConfigError` for a number at which its slider cannot stand"
+    ranges = dict(high=(high, .001, 1), div=(div, 1, 100), climb=(climb, 1, total-1), gamma=(gamma, .9, 1))
+    for k,(o,low,most) in ranges.items():
+        check_number(k, o, lambda o: low <= o <= most, f'Give a number from {low} to {most}')
+    top = float(f'{10**round(math.log10(high), 2):.2g}')  # that slider moves its logarithm
+    for k,near in dict(high=top, div=round(div), climb=round(climb), gamma=round(gamma, 3)).items():
+        given = ranges[k][0]
+        if math.isclose(given, near): continue
+        raise ConfigError(f'{k} is {given}, between two steps of its slider', f'Give {near}')
+
 def explore_schedule(
     total:int=200, # How many batches, 10 or more
     shape:str='triangular2', # What is shown first: 'triangular', 'triangular2', 'exp_range' or 'one cycle'
@@ -219,11 +231,9 @@ def explore_schedule(
     "A learning-rate schedule whose settings can be moved. Raises `ConfigError` for settings that no slider has"
     if shape not in _shapes:
         raise ConfigError(f'shape is {shape!r}', did_you_mean(shape, _shapes, f'Give one of {", ".join(_shapes)}'))
-    check_number('total', total, lambda o: o >= 10, 'Give 10 or more')
-    climb = climb or total//4
-    ranges = dict(high=(high, .001, 1), div=(div, 1, 100), climb=(climb, 1, total-1), gamma=(gamma, .9, 1))
-    for k,(o,low,most) in ranges.items():
-        check_number(k, o, lambda o: low <= o <= most, f'Give a number from {low} to {most}')
+    check_number('total', total, lambda o: isinstance(o, Integral) and o >= 10, 'Give a whole number, 10 or more')
+    climb = total//4 if climb is None else climb
+    _check_sliders(total, high, div, climb, gamma)
     data = dict(total=total, shapes=_shapes, shape=shape, high=high, div=div, climb=climb, gamma=gamma)
     fig,ax = plt.subplots(figsize=(7,2.6), constrained_layout=True)
     ax.plot([_rate(shape, o, total, high/div, high, climb, gamma) for o in range(total)], color=accent_colour)
@@ -438,14 +448,14 @@ def explore_cam(
     methods:list=('gradcam', 'gradcam++', 'layercam', 'hirescam', 'eigencam') # Names from gradcam's `cam_methods`
 ) -> HTML: # For the last line of a cell
     """Images, and over them the heatmap of their true class at a layer and by a method that can be chosen.
-    Raises `ConfigError` for an unknown layer or method, more than six images, and images of another size"""
+    Raises `ConfigError` for an unknown layer or method, more than six images, and images of another size or without
+    boxes"""
     if not 0 < len(idxs) <= 6: raise ConfigError(f'{len(idxs)} images', 'Give one to six, so that the page stays light')
     layers,methods = list(layers),list(methods)
     x,images = plain_batch(learn, idxs)
     size = tuple(images.shape[2:])
     if size != (64,64): raise ConfigError(f'the images have {size} pixels', 'Give 64 x 64')
-    rows = [learn.dls.valid_ds.items[i] for i in idxs]
-    vocab,boxes = list(learn.dls.vocab),torch.tensor([[o.x0, o.y0, o.x1, o.y1] for o in rows])
+    vocab,boxes = list(learn.dls.vocab),_batch_boxes(learn, idxs, size).round().long()
     classes = [int(learn.dls.valid_ds[i][1]) for i in idxs]
     found = _cam_rows(learn, x.float(), classes, boxes, layers, methods)
     start = dict(layer=layers[:3][-1], method=methods[0])
@@ -706,7 +716,7 @@ def explore_drawing(
     if odd: raise ConfigError(f'{odd[0]} has another size', 'Give 64 x 64 pixels')
     prepare = Predictor(None, about).prepare
     x = torch.from_numpy(np.stack([prepare(o) for o in examples.values()]))
-    with torch.no_grad(): logits,maps = network.eval()(x)
+    with eval_mode(network), torch.no_grad(): logits,maps = network(x)
     heats = maps[range(len(maps)), logits.argmax(1)].clamp(min=0)
     heats = heats/heats.amax((1,2), keepdim=True).clamp(min=1e-20)
     shown = [dict(name=k, picture=_whole(o), logits=p) for (k,o),p in zip(examples.items(), logits.tolist())]

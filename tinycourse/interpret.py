@@ -135,14 +135,22 @@ def image_facts(
     return pd.DataFrame([_facts_of(o) for o in learn.dls.valid_ds.items])
 
 # %% ../nbs/api/13_interpret.ipynb #634d56e1
+def _aligned(fact, index):
+    "The numbers of a Series in the order of `index`"
+    if not isinstance(fact, pd.Series) or fact.index.equals(index): return np.asarray(fact)
+    missing = index.difference(fact.index)
+    if len(missing):
+        raise ConfigError(f'the fact says nothing of image {missing[0]}', 'Give a Series with the index of the table')
+    return fact.reindex(index).to_numpy()
+
 def accuracy_by(
     df:pd.DataFrame, # From `predictions`
-    fact:pd.Series, # A number for each image
+    fact:pd.Series, # A number for each image, found by the index of `df`; an array, by its order
     groups:int=4 # How many groups of equal size, 2 or more
 ) -> pd.DataFrame: # A row a group: from, to (of the fact), images, accuracy, ci (half of a 95 % interval)
     "Accuracy of the images with little and with much of something"
     right = (df.truth == df.predicted).to_numpy()
-    fact = fact.to_numpy()
+    fact = _aligned(fact, df.index)
     rows = []
     for part in np.array_split(np.argsort(fact, kind='stable'), groups):
         if not len(part): continue

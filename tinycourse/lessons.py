@@ -265,13 +265,16 @@ def _outcome(cells):
 def _run_cells(nb, folder, timeout):
     "Run a notebook, also after an error; the numbers of the cells that ended, and what stopped the others (or None)"
     import nbclient
+    from jupyter_client.kernelspec import NoSuchKernel
     ended = set()
     def note(cell, cell_index, execute_reply): ended.add(cell_index)
     quiet = ['--IPKernelApp.log_level=ERROR']  # new kernels warn of the connection, which is nbclient's choice
-    client = nbclient.NotebookClient(nb, timeout=timeout, allow_errors=True, on_cell_executed=note,
-                                     resources=dict(metadata=dict(path=str(folder))), extra_arguments=quiet)
+    client = nbclient.NotebookClient(nb, timeout=timeout, kernel_name='python3', allow_errors=True,
+                                     on_cell_executed=note, extra_arguments=quiet,
+                                     resources=dict(metadata=dict(path=str(folder))))
     stopped = None
     try: client.execute()
+    except NoSuchKernel: raise ConfigError('there is no Jupyter kernel python3', 'pip install ipykernel') from None
     except nbclient.exceptions.CellTimeoutError: stopped = f'not run to its end: a cell took more than {timeout} s'
     except nbclient.exceptions.DeadKernelError: stopped = 'not run to its end: the kernel died, perhaps out of memory'
     return ended,stopped
@@ -293,7 +296,8 @@ def check_lesson(
     outcomes = {n: stopped if any(id(c) in cut for c in cells) else _outcome(cells)
                 for n,cells in _exercise_cells(nb).items()}
     rows = [dict(lesson=path.stem, exercise=n, outcome=o) for n,o in outcomes.items()]
-    story = [c for c in nb.cells if c.cell_type == 'code' and not c.metadata.get('tinycourse')]
+    if stopped and stopped not in outcomes.values(): rows.append(dict(lesson=path.stem, exercise=0, outcome=stopped))
+    story = [c for c in nb.cells if c.cell_type == 'code' and not c.metadata.get('tinycourse') and id(c) not in cut]
     others = [o for c in story for o in c.outputs if o.output_type == 'error']
     if others and others[0].ename != 'NotImplementedError':
         rows.append(dict(lesson=path.stem, exercise=0, outcome=f'{others[0].ename}: {others[0].evalue}'))

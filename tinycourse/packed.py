@@ -6,18 +6,20 @@
 __all__ = ['Pack', 'find_pack', 'pack', 'OpenPacked', 'PackedDL', 'BatchResize', 'packed_dls']
 
 # %% ../nbs/api/06_packed.ipynb #dd094b75
-import hashlib, io, json, os, shutil, threading, time, zlib
+import hashlib, io, json, multiprocessing, os, shutil, threading, time, zlib
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastai.vision.all import (DataLoaders, PILImage, TensorCategory, TensorImage, TensorMask, ToTensor, Transform,
                                chunked, delegates)
-from fastcore.parallel import ProcessPoolExecutor
+from fastcore.foundation import L
+from fastcore.parallel import ProcessPoolExecutor, ThreadPoolExecutor
 from torch.utils.data import get_worker_info
 from .core import ConfigError, DataError, data_home
-from .data import (ImageDL, OpenImage, class_names, dls_from_items, fingerprint, open_image, progress,
-                             tiny_items, zip_and_name)
+from .data import (ImageDL, OpenImage, _check_whole, class_names, dls_from_items, fingerprint, open_image,
+                             progress, tiny_items, zip_and_name)
 from .external import make_once
 
 # %% ../nbs/api/06_packed.ipynb #8f577627
@@ -145,13 +147,15 @@ class Pack:
 
 # %% ../nbs/api/06_packed.ipynb #7b5f3b4e
 def _state(
-    items:pd.DataFrame # Rows of `tiny_items`
+    items:pd.DataFrame, # Rows of `tiny_items`
+    names:dict # wnid -> name
 ) -> str: # 16 hexadecimal digits
-    "What the files are, and when they were last changed; in a zip, when the zip was"
+    "What the files and classes are, and when the files were last changed; in a zip, when the zip was"
     file,inside = zip_and_name(items.path[0])
     files = [file] if inside else items.path
     times = sorted(f'{os.path.basename(o)} {os.stat(o).st_mtime_ns}' for o in files)
-    return hashlib.sha256('\n'.join(['pack 2', fingerprint(items), *times]).encode()).hexdigest()[:16]
+    words = ['pack 3', fingerprint(items), json.dumps(names), *times]
+    return hashlib.sha256('\n'.join(words).encode()).hexdigest()[:16]
 
 def _end_with_parent():
     "Let a worker end soon after its parent: one that is killed cannot tell, and what it had locked would stay locked"
@@ -175,6 +179,25 @@ def _decode(
         pixels[i] = x
     pixels.flush()
 
+def _pool(
+    num_workers:int # 0 to decode here
+):
+    """Processes that begin as copies of this one, else threads: other processes would first run the user's script anew,
+    with the call of `pack` that waits for them"""
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if method == 'fork': return ProcessPoolExecutor(num_workers, initializer=_end_with_parent)
+    return ThreadPoolExecutor(num_workers)
+
+def _decode_all(parts, file, num_workers, long):
+    "Fill the map `file`; `long` shows how far it is"
+    try:
+        with _pool(num_workers) as pool:
+            done = pool.map(partial(_decode, file=file), parts)
+            for _ in progress(done, len(parts), 'Parts of 500 images') if long else done: pass
+    except BrokenProcessPool:
+        cure = 'Free memory or disk, pack with num_workers=0, or do without a pack (--no-pack)'
+        raise DataError('a process that decodes images was killed', cure) from None
+
 def _write(items, names, state, source, shape, num_workers, tmp):
     "Make a pack in `tmp`"
     dest = tmp/'pack'
@@ -183,9 +206,7 @@ def _write(items, names, state, source, shape, num_workers, tmp):
     parts = list(chunked(list(enumerate(items.path)), 500))
     long = len(parts) > 20
     if long: print(f'Decoding {len(items):,} images, once, into {np.prod(shape)/1e9:.2f} GB', flush=True)
-    with ProcessPoolExecutor(num_workers, initializer=_end_with_parent) as pool:
-        done = pool.map(partial(_decode, file=dest/'pixels.npy'), parts)
-        for _ in progress(done, len(parts), 'Parts of 500 images') if long else done: pass
+    _decode_all(parts, dest/'pixels.npy', num_workers, long)
     items.to_csv(dest/'items.csv', index=False)
     pixels = np.load(dest/'pixels.npy', mmap_mode='r')
     about = dict(state=state, names=names, source=source, labels=_label_digest((dest/'items.csv').read_bytes(), names),
@@ -210,13 +231,13 @@ def find_pack(
     path:str|Path # Root of a Tiny ImageNet tree, or a zip of one
 ) -> Pack|None: # None if there is none of these files in their present state
     "The pack that `pack(path)` left in `data_home()`; raises `DataError` if it is damaged"
-    folder = _pack_folder(path, _state(tiny_items(path)))
+    folder = _pack_folder(path, _state(tiny_items(path), class_names(path)))
     return Pack(folder) if folder.exists() else None
 
 def pack(
     path:str|Path, # Root of a Tiny ImageNet tree, or a zip of one
     dest:str|Path|None=None, # Folder for the pack; None for one in `data_home()`, named after the source and its state
-    num_workers:int|None=None # Processes that decode; None for one per core
+    num_workers:int|None=None # Processes that decode (without *fork*, threads); None for one per core
 ) -> Pack: # Found if it is there already, else made
     """Decode every labelled image into one memory map. Raises `DataError` for unequal sizes, a broken image, a full
     disk, or a `dest` that was packed from other files. Without a `dest`, outdated packs of the source are removed"""
@@ -225,7 +246,7 @@ def pack(
     if len(items) == 0: raise DataError(f'{path} has no images', 'Give a tree with train and val')
     num_workers = os.cpu_count() if num_workers is None else num_workers
     if num_workers < 0: raise ConfigError(f'num_workers is {num_workers}', 'Give 0 or more')
-    state = _state(items)
+    state = _state(items, names)
     folder = Path(dest) if dest else _pack_folder(path, state)
     found = folder.exists()
     shape = (len(items), *np.asarray(open_image(items.path[0])).shape)
@@ -256,11 +277,11 @@ class PackedDL(ImageDL):
 
     def table(self) -> tuple: # Rows of the pack, and labels if the data set has them; () if single images are wanted
         "Where the items of the data set are in the pack"
+        plain = all(isinstance(f, ToTensor) for f in self.after_item.fs) and not len(self.before_batch.fs)
+        if not plain: return ()
         if self._table is None:
             rows = [self.pack.row(getattr(o, 'path', None)) for o in self.dataset.items]
-            plain = all(isinstance(f, ToTensor) for f in self.after_item.fs) and not len(self.before_batch.fs)
-            if not plain or None in rows: self._table = ()
-            else: self._table = tuple(torch.tensor(o) for o in [rows, *self._labels()])
+            self._table = () if None in rows else tuple(torch.tensor(o) for o in [rows, *self._labels()])
         return self._table
 
     def _labels(self):
@@ -274,17 +295,29 @@ class PackedDL(ImageDL):
             return
         device = torch.device('cpu') if get_worker_info() or self.device is None else self.device
         pixels = self.pack.pixels_on(device)
-        order = torch.tensor(list(samps), dtype=torch.long)
-        rows,*labels = (o[order] for o in self.table())
-        rows = rows.to(pixels.device)
-        labels = [o.to(device) for o in labels]
-        end = len(order) - (len(order) % self.bs if self.drop_last else 0)
-        for start in range(0, end, self.bs):
-            part = slice(start, start+self.bs)
-            x = pixels.index_select(0, rows[part]).permute(0,3,1,2)
-            yield TensorImage(x), *(TensorCategory(o[part]) for o in labels)
+        epoch = self.bs*(self.n//self.bs + 1)
+        for order in chunked(samps, epoch):  # once, unless `samps` has no end, as in `show_batch(unique=True)`
+            rows,*labels = (o[torch.tensor(order)] for o in self.table())
+            rows = rows.to(pixels.device)
+            labels = [o.to(device) for o in labels]
+            for part in self._parts(len(order)):
+                x = pixels.index_select(0, rows[part]).permute(0,3,1,2)
+                yield TensorImage(x), *(TensorCategory(o[part]) for o in labels)
+
+    def _parts(self, n):
+        "Where the batches of `n` images begin and end"
+        end = n - (n % self.bs if self.drop_last else 0)
+        return [slice(i, i+self.bs) for i in range(0, end, self.bs)]
 
 # %% ../nbs/api/06_packed.ipynb #80f8f2a4
+def _middle(x):
+    "The largest square in the middle of images"
+    h,w = x.shape[-2:]
+    if h == w: return x
+    side = min(h, w)
+    top,left = (h-side)//2,(w-side)//2
+    return x[..., top:top+side, left:left+side]
+
 class BatchResize(Transform):
     "Resize a batch of bytes, and masks with it, to `size` x `size` pixels, without the artefacts of leaving pixels out"
     order = 4 # before `PadCrop` (5)
@@ -295,10 +328,12 @@ class BatchResize(Transform):
         super().__init__(split_idx=split_idx)
         self.size = size
     def encodes(self, x:TensorImage):
-        if x.shape[-2:] == (self.size, self.size): return x
+        x = _middle(x)
+        if x.shape[-1] == self.size: return x
         res = F.interpolate(x.float(), size=(self.size, self.size), mode='bilinear', antialias=True)
         return res.round_().clamp_(0, 255).to(x.dtype)
     def encodes(self, x:TensorMask):
+        x = _middle(x)
         return F.interpolate(x[:,None].float(), size=(self.size, self.size), mode='nearest-exact')[:,0].to(x.dtype)
 
 # %% ../nbs/api/06_packed.ipynb #ed0c442a
@@ -314,12 +349,12 @@ def packed_dls(
 ) -> DataLoaders: # With `.source`, as from `tiny_dls`
     """`tiny_dls` from decoded images: same items, same split, same batches, many times as fast.
     Raises `DataError` or `ConfigError`"""
-    if size is not None and size < 1: raise ConfigError(f'size is {size}', 'Give at least 1')
+    if size is not None: _check_whole('size', size)
     if isinstance(source, Pack): p = source
     else: p = Pack(source) if (Path(source)/'pack.json').exists() else pack(source)
-    tfms = list(batch_tfms or [])
+    tfms = L(batch_tfms)
     if not item_tfms:
-        if size: tfms.insert(0, BatchResize(size))
+        if size: tfms = [BatchResize(size), *tfms]
         size,num_workers = None,0
     return dls_from_items(p.items, p.names, bs, size=size, item_tfms=item_tfms, batch_tfms=tfms, opener=OpenPacked(p),
                           num_workers=num_workers, dl_type=PackedDL, pack=p, **kwargs)

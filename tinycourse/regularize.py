@@ -110,7 +110,7 @@ class L2Regularizer(_Penalty):
 
 # %% ../nbs/api/10_regularize.ipynb #01794bff
 class EMA(TrainingCallback):
-    """Validate, and end, with an exponential moving average of the weights; the network holds it between epochs too.
+    """Validate, and end, with an exponential moving average of the weights, which stays until the next epoch trains.
     Polyak & Juditsky 1992 (https://doi.org/10.1137/0330046). Raises `ConfigError` for a decay outside 0 to 1"""
     order = 60  # after the precision callbacks and `ModelHistory`, before those that save
     def __init__(self,
@@ -122,8 +122,9 @@ class EMA(TrainingCallback):
         self.lent = False    # the network holds the average, and `average` the weights of the last step
 
     def before_fit(self):
-        self.lend(False)  # in case that Ctrl-C came while validating
+        "Forget what Ctrl-C in a validation left: other weights may have been loaded since"
         self.average = None
+        self.lent = False
     def before_train(self): self.lend(False)
     def before_validate(self): self.lend(True)
     def after_fit(self):

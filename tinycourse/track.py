@@ -8,6 +8,7 @@ __all__ = ['trackers', 'Tracker', 'StepsGoOn', 'TensorBoardTracker', 'WandbTrack
 
 # %% ../nbs/api/16_track.ipynb #8de0f01e
 import json, math, os
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +73,24 @@ class TensorBoardTracker(Tracker):
         if writer := vars(self.cb).get('writer') if self.cb else None: writer.close()
 
 # %% ../nbs/api/16_track.ipynb #b7a45b02
+@contextmanager
+def _where_unset(**values):
+    "Environment variables inside the block, except those that the user has set"
+    ours = {k: v for k,v in values.items() if k not in os.environ}
+    os.environ.update(ours)
+    try: yield
+    finally:
+        for k in ours: os.environ.pop(k, None)
+
 class WandbTracker(Tracker):
     "Files in the folder `wandb` of a run, or online if `WANDB_MODE` says so; raises `ConfigError` without the package"
+    _quiet = dict(WANDB_MODE='offline', WANDB_ERROR_REPORTING='false', WANDB_SILENT='true')
     def __init__(self):
-        for k,v in dict(WANDB_MODE='offline', WANDB_ERROR_REPORTING='false', WANDB_SILENT='true').items():
-            os.environ.setdefault(k, v)
-        self.wandb = extra_package('wandb', 'wandb')
+        self.undo = ExitStack()
+        with _where_unset(**self._quiet): self.wandb = extra_package('wandb', 'wandb')
 
     def start(self, out, settings):
+        self.undo.enter_context(_where_unset(**self._quiet))
         self.wandb.init(project='tinycourse', name=out.resolve().name, dir=str(out), config=settings)
         return [StepsGoOn(), self.callback()]
 
@@ -96,7 +107,8 @@ class WandbTracker(Tracker):
         self.wandb.run.summary.update(_numbers(record))
         self.wandb.log({o: self.wandb.Image(str(out/f'{o}.png')) for o in _followed_figures})
 
-    def close(self): self.wandb.finish()
+    def close(self):
+        with self.undo: self.wandb.finish()
 
 # %% ../nbs/api/16_track.ipynb #5056d784
 class TrackioCallback(TrainingCallback):
@@ -113,8 +125,8 @@ class TrackioCallback(TrainingCallback):
 
     def after_epoch(self):
         names,values = self.recorder.metric_names,self.recorder.log
-        row = {k: float(v) for k,v in zip(names, values) if k not in ('epoch', 'train_loss', 'time')}
-        row = {k: v for k,v in row.items() if not math.isnan(v)}  # an epoch that was not validated
+        row = {k: v for k,v in zip(names, values) if k not in ('epoch', 'train_loss', 'time') and v is not None}
+        row = {k: float(v) for k,v in row.items() if not math.isnan(v)}  # without what was not validated
         if row: self.trackio.log({'epoch': self.epoch+1, **row}, step=self.train_iter)
 
 class TrackioTracker(Tracker):
