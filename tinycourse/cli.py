@@ -231,13 +231,17 @@ def _add_predict(sub):
     p.add_argument('--json', action='store_true', help='a line of JSON for each image, rather than words')
     p.set_defaults(run=_predict)
 
+def _one_line(text):
+    "Text in which what could confuse a terminal or a reader of lines is written out"
+    return ''.join(o if o.isprintable() else repr(o)[1:-1] for o in text)
+
 def _print_answers(df, as_json):
     "A line for each image; complaints go where errors go"
     import json
     for o in df.itertuples():
         if as_json: print(json.dumps(dict(file=o.file, answers=o.answers, error=o.error)))
-        elif o.error: print(f'tinycourse: {o.error}', file=sys.stderr)
-        else: print(f'{o.file}: ' + ', '.join(f'{name} {100*p:.1f} %' for name,p in o.answers))
+        elif o.error: print(_one_line(f'tinycourse: {o.error}'), file=sys.stderr)
+        else: print(f'{_one_line(o.file)}: ' + ', '.join(f'{name} {100*p:.1f} %' for name,p in o.answers))
 
 def _predict(args):
     "Answers for all images that can be read; exit status 1 if one cannot"

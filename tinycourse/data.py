@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np, pandas as pd, torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from fastai.vision.all import (CategoryBlock, ColReader, CropPad, DataBlock, DataLoader, DataLoaders, FilteredBase,
                                IntToFloatTensor, Normalize, PILImage, RandomCrop, RandomResizedCrop, RatioResize,
                                Resize, TensorImage, TfmdDL, Transform, TransformBlock, delegates)
@@ -244,14 +244,21 @@ def _as_rgb(
     image:Image.Image # As Pillow opened it; of several frames, the first
 ) -> Image.Image: # Upright, 8 bits each of red, green and blue
     image = ImageOps.exif_transpose(image)
-    if image.mode == 'F': raise ValueError('floats')
+    if image.mode == 'F': raise ValueError('floats have no agreed black and white')
     if image.mode.startswith('I'):
-        gray = (np.asarray(image)/257).round().clip(0, 255)
-        image = Image.fromarray(gray.astype(np.uint8))
+        gray = np.asarray(image)
+        if gray.min() < 0 or gray.max() > 65535: raise ValueError('its values do not fit into 16 bits')
+        image = Image.fromarray((gray/257).round().astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new('RGBA', image.size, 'white')
         image = Image.alpha_composite(white, image.convert('RGBA'))
     return image.convert('RGB')
+
+def _unreadable(e):
+    "What an error of Pillow or of the system means, in words"
+    if isinstance(e, UnidentifiedImageError): return 'its format is not known'
+    if isinstance(e, OSError) and e.strerror: return e.strerror.lower()
+    return f'{e}'.partition('\n')[0] or type(e).__name__
 
 def open_image(
     source:str|Path|np.ndarray|Image.Image # A file, also in a zip (see `zip_and_name`), h x w x 3 bytes, or a PIL image
@@ -262,12 +269,14 @@ def open_image(
         if isinstance(source, Image.Image): return PILImage.create(_as_rgb(source))
         if isinstance(source, np.ndarray): return PILImage.create(_as_rgb(Image.fromarray(source)))
         file,inside = zip_and_name(source)
+        if os.path.isdir(file): raise ValueError('it is a folder')
+        if os.path.exists(file) and not os.path.isfile(file): raise ValueError('it is a pipe or a device')
         with Image.open(io.BytesIO(_zip(file)[0].read(inside)) if inside else file) as image:
             return PILImage.create(_as_rgb(image))
     except FileNotFoundError:
         raise DataError(f'there is no file {name}', 'Correct its name; an image of a data set, fetch again') from None
     except Exception as e:
-        raise DataError(f'{name} is not a readable image ({type(e).__name__})',
+        raise DataError(f'{name} is not a readable image ({_unreadable(e)})',
                         'Give another, fetch the data set again, or remove it and its line in the box file') from None
 
 # %% ../nbs/api/04_data.ipynb #d4b16059

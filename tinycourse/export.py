@@ -7,7 +7,7 @@ __all__ = ['formats', 'about_run', 'check_image', 'Predictor', 'load_predictor',
            'export_fastai', 'export_run', 'predict_images', 'image_files', 'same_images', 'compare_runs']
 
 # %% ../nbs/api/22_export.ipynb #49a87e66
-import copy, json, warnings
+import copy, json, os, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch
@@ -308,12 +308,11 @@ def predict_images(
 def image_files(
     paths:list # Files and folders
 ) -> list: # Files: those named, and for each folder the images in it and below, sorted
-    "The images that paths stand for; raises `ConfigError` for a folder without images"
+    "The images that paths stand for; a folder without images stands for itself, so that its row can say so"
     endings,found = {*Image.registered_extensions(), '.heic', '.heif'} - {'.pdf'},[]  # a phone's: said to be unreadable
     for path in map(Path, paths):
-        below = [o for o in path.rglob('*') if o.suffix.lower() in endings and o.is_file()] if path.is_dir() else [path]
-        if not below: raise ConfigError(f'there is no image in {path}', 'Name a folder with images')
-        found += sorted(below)
+        inside = path.rglob('*') if os.path.isdir(path) else []
+        found += sorted(o for o in inside if o.suffix.lower() in endings and not os.path.isdir(o)) or [path]
     return found
 
 # %% ../nbs/api/22_export.ipynb #0478bd37
@@ -343,9 +342,8 @@ def compare_runs(
     *runs # Folders of runs
 ) -> tuple: # A table with a row for each run, accuracy, cost, and in what they differ; and the figure of `compare`
     "Several runs beside each other; raises `ConfigError`, `DataError` or `TinyCourseError`"
-    names = _run_names(runs)
-    named = dict(zip(names, map(str, runs)))
-    if len(named) < len(names): raise ConfigError('a run is named twice', 'Name each run once')
+    named = dict(zip(_run_names(runs), map(str, runs)))
+    if len({Path(o).resolve() for o in runs}) < len(runs): raise ConfigError('a run is named twice', 'Name each run once')
     for o in runs:
         if not Path(o).is_dir(): raise ConfigError(f'there is no folder {o}', 'Give the folders of runs')
     columns = ['accuracy', 'best_accuracy', 'train_accuracy', 'epochs', 'seconds_per_epoch']

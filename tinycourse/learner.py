@@ -8,19 +8,20 @@ __all__ = ['recipes', 'get_recipe', 'recipe_tfms', 'ProgressiveSize', 'ValidateE
            'Checkpoint']
 
 # %% ../nbs/api/12_learner.ipynb #9109ef32
-import copy, math, warnings, zipfile
+import copy, hashlib, json, math, warnings, zipfile
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np, torch
+import fastai, numpy as np, tinycourse, torch
 from fastai.vision.all import (SGD, CancelValidException, ChannelsLast, Callback, CrossEntropyLossFlat, DataLoaders,
                                L, LabelSmoothingCrossEntropyFlat, Learner, MixedPrecision, Optimizer, TrackerCallback,
                                accuracy, nn, noop, num_distrib, patch, rank_distrib, to_float)
+from filelock import FileLock
 from torch.optim.sgd import sgd
 from .augment import AlbumentationsTransform, pad_crop_flip, assignment_augs
-from .core import (ConfigError, DataError, TinyCourseError, atomic_write, best_precision, give_memory_back,
-                             rng_state, set_rng_state)
+from .core import (ConfigError, DataError, TinyCourseError, atomic_write, best_precision, data_home, give_memory_back,
+                             isolated_rng, rng_state, set_rng_state)
 from .history import ModelHistory
 from .lr_find import autocast_undo
 from .models import did_you_mean, plain_model, tiny_resnet18
@@ -454,6 +455,14 @@ class Checkpoint(TrainingCallback):
         rank = rank_distrib()
         if rank < len(state['random']): self._restore_random(learn, state['random'][rank])
 
+    def restore_end(self,
+        learn:Learner # Made with the same settings as the one that was saved
+    ):
+        "Put the end of a finished training into `learn`, where an average of the weights takes their place"
+        self.restore(learn)
+        for cb in learn.cbs:
+            if isinstance(cb, EMA): cb.after_fit()
+
     def _restore_optimizer(self, learn, state):
         learn.opt.load_state_dict(state['opt'])
         for p,kept in learn.opt.state.items():  # fastai leaves tensors where they were read: on the CPU
@@ -487,3 +496,38 @@ class Checkpoint(TrainingCallback):
         state = dict(epoch=self.now+1, model=plain_model(self.model).state_dict(), opt=self.opt.state_dict(),
                      scaler=scaler.state_dict() if scaler else {}, cbs=cbs, random=random, info=self.info)
         with atomic_write(self.path) as tmp: torch.save(_plain_data(state), tmp)
+
+# %% ../nbs/api/12_learner.ipynb #0ce00002
+def _training_digest(learn, epochs):
+    "Hexadecimal digits that change with anything that decides how a training ends"
+    loader,order = learn.dls.train,copy.deepcopy(learn.dls.train.rng)
+    with isolated_rng(): batch = learn.dls.one_batch()
+    loader.rng = order  # as it was before the batch
+    words = [epochs, learn.lr, learn.recipe, learn.precision, learn.dls.source, str(learn.dls.device),
+             [cb.name for cb in learn.cbs], torch.__version__, fastai.__version__]
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
+    for o in sorted(Path(tinycourse.__file__).parent.glob('*.py')): digest.update(o.read_bytes())
+    for o in (*batch, *learn.model.state_dict().values()): digest.update(o.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+def _kept(file, info):
+    "The checkpoint in `file` if it is of the training that `info` names"
+    try: state = load_checkpoint(file)
+    except TinyCourseError: return
+    if state['info'] == info: return state
+
+@patch
+def fit_once(self:Learner,
+    epochs:int, # How many epochs, 1 or more
+    name:str, # What to call the network; another training of that name is replaced
+    folder:str|Path|None=None # Where to keep it; None for `networks` in `data_home()`
+):
+    "Train as `fit_recipe` does and keep the network; the same training is done once, and goes on if it was interrupted"
+    file = Path(folder or data_home()/'networks')/f'{name}.pth'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    info = dict(training=_training_digest(self, epochs))
+    with FileLock(f'{file}.lock'):  # two notebooks at a time: the second waits for the network of the first
+        state = _kept(file, info)
+        keep = Checkpoint(file, info, state)
+        if state and state['epoch'] == epochs: keep.restore_end(self)
+        else: self.fit_recipe(epochs, cbs=keep, start_epoch=state['epoch'] if state else 0)

@@ -27,7 +27,6 @@ from .learner import (
     Checkpoint, get_recipe, linear_accuracy, load_checkpoint, recipe_tfms, recipes, tiny_learner, whole_file)
 from .models import archs, count_parameters, plain_model, smallest_size, stems, tiny_resnet18
 from .packed import pack, packed_dls
-from .regularize import EMA
 from .schedule import check_number
 from .track import get_tracker
 
@@ -440,9 +439,7 @@ def _fit(
     start = state['epoch'] if state else 0
     info = dict(settings=dataclasses.asdict(s), fingerprint=learn.dls.source['fingerprint'])
     keep = Checkpoint(out/'checkpoint.pth', info=info, resume=state)
-    if start >= s.epochs:
-        keep.restore(learn)
-        return [cb.after_fit() for cb in learn.cbs if isinstance(cb, EMA)]  # the average becomes the network
+    if start >= s.epochs: return keep.restore_end(learn)
     lines = plain_output()
     if lines and hasattr(learn, 'progress'): learn.remove_cb(ProgressCallback)
     with _stoppable(learn, s.epochs, out), distributed_context(learn):
