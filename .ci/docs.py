@@ -164,6 +164,8 @@ def finish(site: Path, widths: dict):
     for css in (site/'site_libs').rglob('*.css'):  # the themes ask for fonts that styles.css does not use
         css.write_text(re.sub(r'@import (url\()?"?https?:[^;]*;', '', css.read_text(encoding='utf-8')), encoding='utf-8')
     shutil.copy(Path(__file__).parent/'search.js', site/'site_libs'/'fuse'/'fuse.min.js')  # words instead of letters
+    script = site/'site_libs'/'smalldocs.js'
+    script.write_text(polish.search_marks(script.read_text(encoding='utf-8')), encoding='utf-8')
     search = json.loads((site/'search.json').read_text(encoding='utf-8'))
     for entry in search:
         if entry['href'].startswith('api/'): entry['text'] = entry['text'][:2000]  # long listings; lessons stay whole

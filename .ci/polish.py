@@ -58,6 +58,29 @@ def readable_bars(text: str) -> str:
     return re.sub(r'(linear-gradient\(90deg, ?#[0-9a-fA-F]{6})(?= )', r'\g<1>66', text)
 
 
+def number_columns(text: str) -> str:
+    "Columns of numbers, and their heads, are aligned at the right, so that digits stand under each other"
+    cell = re.compile(r'<(t[hd])([^>]*)>(.*?)</t[hd]>', re.S)
+    number = re.compile(r'[-+±]?[\d.,]+(e[-+]?\d+)?( ?%)?( ?± ?[\d.]+( ?%)?)?$', re.I)
+    words = lambda found: html.unescape(re.sub(r'<[^>]+>', '', found)).strip()
+
+    def aligned(table):
+        rows = [[words(o[2]) for o in cell.findall(row)] for row in re.findall(r'<tr.*?</tr>', table[0].partition('<tbody>')[2], re.S)]
+        if not rows or re.search(r'(row|col)span', table[0]) or len({len(o) for o in rows}) > 1: return table[0]
+        numbers = [any(column) and all(number.match(o) for o in column if o not in ('', 'NaN')) for column in zip(*rows)]
+
+        def row(found):
+            place = iter(numbers)
+            def one(o):
+                if not next(place, False): return o[0]
+                about = o[2].replace('class="', 'class="num ') if 'class="' in o[2] else f'{o[2]} class="num"'
+                return f'<{o[1]}{about}>{o[3]}</{o[1]}>'
+            return cell.sub(one, found[0])
+        return re.sub(r'<tr.*?</tr>', row, table[0], flags=re.S)
+
+    return re.sub(r'<table.*?</table>', aligned, text, flags=re.S)
+
+
 def figure_names(text: str, title: str) -> str:
     "Each figure is called after its page and section, and numbered, unless the notebook names it"
     section, n = '', {}
@@ -93,9 +116,24 @@ def page_title(text: str) -> str:
 def polish(text: str, url: str) -> str:
     "A page, complete"
     title = page_title(text)
-    text = wide_outputs(landmarks(skip_link(quiet_icons(table_corners(text)))))
-    text = readable_bars(readable_cells(text))
+    text = wide_outputs(landmarks(skip_link(quiet_icons(table_corners(back_to_top(text))))))
+    text = number_columns(readable_bars(readable_cells(text)))
     return addresses(figure_names(text, title), url, title)
+
+
+def back_to_top(text: str) -> str:
+    "A link that the keyboard reaches"
+    return text.replace('role="button" id="quarto-back-to-top"', 'href="#" id="quarto-back-to-top"')
+
+
+def search_marks(script: str) -> str:
+    "smalldocs.js marks one word of a query after the other, the letters of its own marks too; here all at once, in plain text"
+    old = re.search(r'    let s = escapeHtml\(text\.slice\(start, start \+ 200\)\);\n.*?    return \(start', script, re.S)
+    new = """    const words = q.split(/\\s+/).filter((w) => w.length > 1).map((w) => w.replace(/[.*+?^${}()|[\\]\\\\]/g, "\\\\$&"));
+    const parts = text.slice(start, start + 200).split(new RegExp("(" + words.join("|") + ")", "ig"));
+    const s = parts.map((o, i) => i % 2 ? `<mark>${escapeHtml(o)}</mark>` : escapeHtml(o || "")).join("");
+    return (start"""
+    return script.replace(old[0], new)
 
 
 def sitemap(urls: list) -> str:

@@ -38,12 +38,12 @@ _style = """
 .tc-move svg text{fill:currentColor;font-size:12px}
 .tc-move .tc-two{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
 .tc-move .tc-list{max-height:28rem;overflow:auto;display:grid;gap:0 1rem;flex:1 1 15rem}
-.tc-move .tc-list label{display:flex;padding:.05rem .3rem;border-radius:.3rem;cursor:pointer}
+.tc-move .tc-list label{display:flex;align-items:center;min-height:1.6rem;padding:.05rem .3rem;border-radius:.3rem;cursor:pointer}
 .tc-move .tc-list label:has(:checked){background:#009E7333}
 .tc-move .tc-bar{display:block;height:.5rem;background:#009E73;border-radius:.2rem;flex:none}
 .tc-move .tc-name{flex:1;font-family:monospace;font-size:.85em}
 .tc-move canvas{border-radius:.3rem;width:100%;display:block}
-@media(max-width:600px){.tc-move .tc-list{max-height:12rem}}
+@media(max-width:600px){.tc-move .tc-list{max-height:none}}
 """.strip()
 
 _kit = """
@@ -169,7 +169,7 @@ const draw = (live, root) => {
     svg.replaceChildren(line(left, H-under, W-12, H-under), line(left, 12, left, H-under));
     for (let i = 0; i < 5; i++) {
       const o = log.checked ? least*(most/least)**(i/4) : most*i/4, step = Math.min(T-1, Math.round(T*i/4));
-      svg.append(line(left, Y(o), W-12, Y(o), {opacity: .15}), text(left-6, Y(o)+4, digits(+o.toPrecision(2)), 'end'));
+      svg.append(line(left, Y(o), W-12, Y(o), {opacity: .15}), text(left-6, Y(o)+4, digits(+o.toPrecision(3)), 'end'));
       svg.append(text(X(step), H-under+16, step, 'middle'));
     }
     svg.append(text((left+W)/2, H-4, 'batch', 'middle'), text(left+6, 12, 'learning rate', 'start'));

@@ -111,6 +111,10 @@ def draw_scene(
 
 # %% ../nbs/api/01_sample.ipynb #4fae1926
 _hollow = dict(ring='ball', frame='box')  # what is left when a pen goes round a shape
+_tips = [(round(1000*math.sin(a)), -round(1000*math.cos(a))) for a in (math.radians(144*k) for k in range(6))]
+_lines = dict(plus=[((-1000,0), (1000,0)), ((0,-1000), (0,1000))],  # what a pen needs not go round
+              arrow=[((0,1000), (0,-950)), ((0,-950), (-600,-300)), ((0,-950), (600,-300))],
+              star=list(zip(_tips, _tips[1:])))
 
 def _inner(mask, n):
     "What is left of a mask when n pixels are taken off all around"
@@ -118,6 +122,13 @@ def _inner(mask, n):
         m = np.pad(mask, 1)
         mask = mask & m[2:,1:-1] & m[:-2,1:-1] & m[1:-1,2:] & m[1:-1,:-2]
     return mask
+
+def _near_line(u, v, line, far):
+    "Whether points are at most `far` from a straight line between two points"
+    (a,b),(c,d) = line
+    along = ((u-a)*(c-a) + (v-b)*(d-b))/((c-a)**2 + (d-b)**2)
+    along = along.clip(0, 1)
+    return (u-a-along*(c-a))**2 + (v-b-along*(d-b))**2 <= far**2
 
 def _unsteady(rng, r):
     "Points around a centre, in thousandths of a radius of r pixels: turned, squeezed, and moved by slow waves"
@@ -137,6 +148,9 @@ def _by_hand(rng, name):
     r,thick = rng.randint(28, 56),rng.randint(5, 16)
     u,v = _unsteady(rng, r)
     if name in _hollow and rng.randint(3): mask = (whole := shapes[_hollow[name]](u, v)) & ~_inner(whole, thick)
+    elif name in _lines and rng.randint(3) == 0:
+        mask = np.any([_near_line(u, v, o, thick*500/r) for o in _lines[name]], 0)
+        return mask,mask
     else: mask = shapes[name](u, v)
     drawn_round = name not in ('ball', 'box', *_hollow) and rng.randint(3) == 0
     if drawn_round: mask = mask & ~_inner(mask, thick//2 + 2)
@@ -149,7 +163,7 @@ def draw_sketch(
     name:str, # A key of `shapes`
     rng # A `RandomState`
 ) -> np.ndarray: # uint8 image, size x size x 3
-    "A shape as a hand may draw it: filled or outlined, mostly of one colour, mostly on plain paper"
+    "A shape as a hand may draw it: filled, outlined or in lines, mostly of one colour, mostly on plain paper"
     mask,first = _by_hand(rng, name)
     kind = rng.randint(6)
     if kind < 4: paper = np.broadcast_to(_ink(rng), (_size,_size,3))
