@@ -589,6 +589,7 @@ const draw = (live, root) => {
       return el('div', {class: 'tc-answer'}, name, el('span', {class: 'tc-share'}, bar), `${share} %`);
     }));
     const name = data.vocab[c], empty = !strokes.length && !ground && !line;
+    say.setAttribute('aria-live', line ? 'off' : 'polite');   // a line is read out when it is drawn, not at every step
     seen.setAttribute('aria-label', `what the network gets, under the heatmap of ${name}`);
     Object.assign(root.dataset, {answer: data.vocab[o.best], logits: o.logits, map, of: name, ms, empty,
       pixels: btoa(String.fromCharCode(...pixels.filter((p, i) => i%4 < 3)))});
@@ -609,15 +610,15 @@ const draw = (live, root) => {
     redraw();
   };
   const move = at => { if (line) { line.points.push(at); redraw(); } };
-  const up = () => { line = null; };
+  const up = () => { if (line) { line = null; answer(); } };
   sheet.onpointerdown = e => {
-    if (e.button) return;
+    if (e.button || !e.isPrimary) return;   // a second finger, or a palm, draws nothing
     sheet.setPointerCapture(e.pointerId);
     spot.hidden = true;
     down(where(e));
   };
-  sheet.onpointermove = e => move(where(e));
-  sheet.onpointerup = sheet.onpointercancel = up;
+  sheet.onpointermove = e => { if (e.isPrimary) move(where(e)); };
+  sheet.onpointerup = sheet.onpointercancel = e => { if (e.isPrimary) up(); };
   const cursor = [W/2, W/2], ways = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
   const point = () => {
     Object.assign(spot.style, {left: `${100*cursor[0]/W}%`, top: `${100*cursor[1]/W}%`});
