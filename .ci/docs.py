@@ -67,9 +67,12 @@ def as_terminal(text: str) -> str:
 
 
 def is_plot(data: bytes) -> bool:
-    "Lines and words on a white page, as against photographs and heatmaps: dark mode may turn its lightness around"
-    counts = Picture.open(io.BytesIO(data)).convert('RGB').convert('L').histogram()
-    return sum(counts[248:]) > .65*sum(counts)
+    "A drawing in few flat colours with white among them, as against photographs: dark mode may turn its lightness around"
+    image = Picture.open(io.BytesIO(data)).convert('RGB')
+    counts, pixels = image.convert('L').histogram(), image.width*image.height
+    flat = sorted((n for n, _ in image.getcolors(pixels)), reverse=True)[:16]
+    white = sum(counts[248:])
+    return white > .65*pixels or white > .4*pixels and sum(flat) > .95*pixels
 
 
 def stage(dest: Path):

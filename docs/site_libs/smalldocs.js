@@ -148,10 +148,9 @@
   const snippet = (text, q) => {
     const i = text.toLowerCase().indexOf(q.toLowerCase().split(/\s+/)[0] || "");
     const start = Math.max(0, i - 60);
-    let s = escapeHtml(text.slice(start, start + 200));
-    q.split(/\s+/).filter((w) => w.length > 1).forEach((w) => {
-      s = s.replace(new RegExp("(" + w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&") + ")", "ig"), "<mark>$1</mark>");
-    });
+    const words = q.split(/\s+/).filter((w) => w.length > 1).map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    const parts = text.slice(start, start + 200).split(new RegExp("(" + words.join("|") + ")", "ig"));
+    const s = parts.map((o, i) => i % 2 ? `<mark>${escapeHtml(o)}</mark>` : escapeHtml(o || "")).join("");
     return (start ? "…" : "") + s;
   };
   $$(".smalldocs-search").forEach((box) => {
