@@ -343,7 +343,8 @@ def compare_runs(
 ) -> tuple: # A table with a row for each run, accuracy, cost, and in what they differ; and the figure of `compare`
     "Several runs beside each other; raises `ConfigError`, `DataError` or `TinyCourseError`"
     named = dict(zip(_run_names(runs), map(str, runs)))
-    if len({Path(o).resolve() for o in runs}) < len(runs): raise ConfigError('a run is named twice', 'Name each run once')
+    if len({Path(o).resolve() for o in runs}) < len(runs):
+        raise ConfigError('a run is named twice', 'Name each run once')
     for o in runs:
         if not Path(o).is_dir(): raise ConfigError(f'there is no folder {o}', 'Give the folders of runs')
     columns = ['accuracy', 'best_accuracy', 'train_accuracy', 'epochs', 'seconds_per_epoch']

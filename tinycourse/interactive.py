@@ -38,7 +38,8 @@ _style = """
 .tc-move svg text{fill:currentColor;font-size:12px}
 .tc-move .tc-two{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
 .tc-move .tc-list{max-height:28rem;overflow:auto;display:grid;gap:0 1rem;flex:1 1 15rem}
-.tc-move .tc-list label{display:flex;align-items:center;min-height:1.6rem;padding:.05rem .3rem;border-radius:.3rem;cursor:pointer}
+.tc-move .tc-list label{display:flex;align-items:center;min-height:1.6rem}
+.tc-move .tc-list label{padding:.05rem .3rem;border-radius:.3rem;cursor:pointer}
 .tc-move .tc-list label:has(:checked){background:#009E7333}
 .tc-move .tc-bar{display:block;height:.5rem;background:#009E73;border-radius:.2rem;flex:none}
 .tc-move .tc-name{flex:1;font-family:monospace;font-size:.85em}

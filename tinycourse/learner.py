@@ -20,8 +20,8 @@ from fastai.vision.all import (SGD, CancelValidException, ChannelsLast, Callback
 from filelock import FileLock
 from torch.optim.sgd import sgd
 from .augment import AlbumentationsTransform, pad_crop_flip, assignment_augs
-from .core import (ConfigError, DataError, TinyCourseError, atomic_write, best_precision, data_home, give_memory_back,
-                             isolated_rng, rng_state, set_rng_state)
+from .core import (ConfigError, DataError, TinyCourseError, atomic_write, best_precision, data_home,
+                             give_memory_back, isolated_rng, rng_state, set_rng_state)
 from .history import ModelHistory
 from .lr_find import autocast_undo
 from .models import did_you_mean, plain_model, tiny_resnet18
