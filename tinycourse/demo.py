@@ -75,7 +75,7 @@ def demo_page(
             return explained(model, path, layer, method)
         except DataError: why = f'{Path(given["path"] or "this").name} is no image that can be read'
         except ConfigError as e: why = e.cause
-        raise gr.Error(why, print_exception=False)
+        return why,None  # where the answer would stand; none stays that was about another image
 
     with gr.Blocks(title='tinycourse', analytics_enabled=False) as page:
         gr.Markdown(f'## Which of {len(model.vocab)} classes?\nThe network knows these and no others: it has no word '
@@ -95,13 +95,15 @@ def demo_page(
 @contextmanager
 def _own_uploads():
     "Gradio keeps what visitors give in a folder of this page alone, which goes when the page ends"
-    def stopped(*_): sys.exit(143)  # `kill` ends a page as Ctrl-C does
-    was,before = os.environ.get('GRADIO_TEMP_DIR'),signal.signal(signal.SIGTERM, stopped)
+    def stopped(number, _): sys.exit(128 + number)
+    ends = [getattr(signal, o) for o in ('SIGTERM', 'SIGHUP') if hasattr(signal, o)]  # `kill`, and a closed terminal
+    before = {o: signal.signal(o, stopped) for o in ends}
+    was = os.environ.get('GRADIO_TEMP_DIR')
     with tempfile.TemporaryDirectory(prefix='tinycourse-demo-', ignore_cleanup_errors=True) as folder:
         os.environ['GRADIO_TEMP_DIR'] = folder
         try: yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for o,f in before.items(): signal.signal(o, f)
             if was is None: del os.environ['GRADIO_TEMP_DIR']
             else: os.environ['GRADIO_TEMP_DIR'] = was
 
@@ -126,6 +128,6 @@ def serve_demo(
     with _own_uploads():
         page = demo_page(model)
         page.launch(server_name=host, server_port=port, share=False, allowed_paths=[], max_file_size='10mb',
-                    quiet=True, prevent_thread_lock=True)
+                    footer_links=['gradio'], quiet=True, prevent_thread_lock=True)
         print(f'The page is at {page.local_url} (Ctrl-C ends it)', flush=True)
         page.block_thread()

@@ -614,10 +614,12 @@ const draw = (live, root) => {
   const up = () => { if (line) { line = null; answer(); } };
   sheet.onpointerdown = e => {
     if (e.button || !e.isPrimary) return;   // a second finger, or a palm, draws nothing
+    getSelection().removeAllRanges();
     sheet.setPointerCapture(e.pointerId);
     spot.hidden = true;
     down(where(e));
   };
+  sheet.ondragstart = e => e.preventDefault();   // selected text would be dragged, and the line would end
   sheet.onpointermove = e => { if (e.isPrimary) move(where(e)); };
   sheet.onpointerup = sheet.onpointercancel = e => { if (e.isPrimary) up(); };
   const cursor = [W/2, W/2], ways = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
