@@ -499,7 +499,7 @@ class Checkpoint(TrainingCallback):
 
 # %% ../nbs/api/12_learner.ipynb #0ce00002
 def _training_digest(learn, epochs):
-    "Hexadecimal digits that change with anything that decides how a training ends"
+    "Hexadecimal digits that change with what decides how a training ends; of callbacks, with their names"
     loader,order = learn.dls.train,copy.deepcopy(learn.dls.train.rng)
     with isolated_rng(): batch = learn.dls.one_batch()
     loader.rng = order  # as it was before the batch
