@@ -48,8 +48,9 @@ def run(*cmd, cwd=ROOT, env=None, timeout=None) -> str:
     return r.stdout
 
 
-def as_test(notebook: Path, flags: str, said: str):
+def as_test(notebook: Path, flags: str, said: Path):
     "In a process of its own: run a notebook under nbdev_test, and write to the file `said`"
+    os.environ['TMPDIR'] = tempfile.tempdir = str(said.parent)  # what it leaves behind goes with the folder
     with open(said, 'wb', buffering=0) as f:
         for stream in (1, 2): os.dup2(f.fileno(), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
