@@ -1,6 +1,7 @@
-"""What settings.ini asks for, a line for each package: `python .ci/requirements.py [FILE]`
+"""What settings.ini asks for, a line for each package: `python .ci/requirements.py [--extras] [FILE]`
 
-Packages that FILE names are left out: it says itself which versions to take."""
+Packages that FILE names are left out: it says itself which versions to take. With `--extras` those of the extras come
+too, if development has them: the tests need what requirements-dev.in names."""
 import configparser, re, sys
 from pathlib import Path
 
@@ -12,11 +13,20 @@ def name(line: str) -> str:
     return re.sub('[-_.]+', '-', re.match(r'[\w.-]*', line)[0]).lower()
 
 
+def named(file: Path) -> set:
+    "The packages that a file of requirements names"
+    return {name(l) for l in file.read_text(encoding='utf-8').splitlines()}
+
+
 def main():
     ini = configparser.ConfigParser(delimiters=['='])
     ini.read(ROOT/'settings.ini', encoding='utf-8')
-    asked = (ini['DEFAULT']['requirements'] + ' ' + ini['DEFAULT']['dev_requirements']).split()
-    known = {name(l) for file in sys.argv[1:] for l in Path(file).read_text(encoding='utf-8').splitlines()}
+    cfg,files = ini['DEFAULT'],[Path(o) for o in sys.argv[1:] if o != '--extras']
+    asked = (cfg['requirements'] + ' ' + cfg['dev_requirements']).split()
+    if '--extras' in sys.argv:
+        extras = ' '.join(l.split(':')[1] for l in cfg['extras'].strip().splitlines()).split()
+        asked += [o for o in extras if name(o) in named(ROOT/'requirements-dev.in')]
+    known = set().union(*map(named, files))
     print('\n'.join(o for o in asked if name(o) not in known))
 
 
