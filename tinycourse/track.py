@@ -95,12 +95,15 @@ class WandbTracker(Tracker):
         return [StepsGoOn(), self.callback()]
 
     def callback(self):
-        "fastai's callback, with random generators of its own: it takes a batch to describe, and a batch takes numbers"
+        "fastai's callback, but for its list of arguments: `init` has the settings, and fastai 2.8.12 fails to make that list"
         from fastai.callback.wandb import WandbCallback
         class Apart(WandbCallback):
             name = 'wandb'
             def before_fit(self):
-                with isolated_rng(): super().before_fit()
+                self.learn.gather_args = dict
+                try:
+                    with isolated_rng(): super().before_fit()
+                finally: del self.learn.gather_args
         return Apart(log_preds=False)
 
     def finish(self, out, record):
