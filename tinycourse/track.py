@@ -95,7 +95,7 @@ class WandbTracker(Tracker):
         return [StepsGoOn(), self.callback()]
 
     def callback(self):
-        "fastai's callback, but for its list of arguments: `init` has the settings, and fastai 2.8.12 fails to make that list"
+        "fastai's callback without its list of arguments, which fastai 2.8.12 fails to make: `init` has the settings"
         from fastai.callback.wandb import WandbCallback
         class Apart(WandbCallback):
             name = 'wandb'
