@@ -6,7 +6,7 @@
 __all__ = ['MAX_PIXELS', 'explained', 'demo_page', 'serve_demo']
 
 # %% ../nbs/api/25_demo.ipynb #7e7f7faf
-import os, signal, socket, sys, tempfile, warnings
+import os, signal, socket, sys, tempfile, threading, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,6 +97,7 @@ def _own_uploads():
     "Gradio keeps what visitors give in a folder of this page alone, which goes when the page ends"
     def stopped(number, _): sys.exit(128 + number)
     ends = [getattr(signal, o) for o in ('SIGTERM', 'SIGHUP') if hasattr(signal, o)]  # `kill`, and a closed terminal
+    if threading.current_thread() is not threading.main_thread(): ends = []  # signals are the main thread's
     before = {o: signal.signal(o, stopped) for o in ends}
     was = os.environ.get('GRADIO_TEMP_DIR')
     with tempfile.TemporaryDirectory(prefix='tinycourse-demo-', ignore_cleanup_errors=True) as folder:
