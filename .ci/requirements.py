@@ -2,7 +2,7 @@
 
 Packages that FILE names are left out: it says itself which versions to take. With `--extras` those of the extras come
 too, if development has them: the tests need what requirements-dev.in names."""
-import configparser, re, sys
+import argparse, configparser, re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,14 +19,18 @@ def named(file: Path) -> set:
 
 
 def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('file', nargs='*', type=Path, help='what it names is left out')
+    p.add_argument('--extras', action='store_true', help='those of the extras too, if development has them')
+    args = p.parse_args()
     ini = configparser.ConfigParser(delimiters=['='])
     ini.read(ROOT/'settings.ini', encoding='utf-8')
-    cfg,files = ini['DEFAULT'],[Path(o) for o in sys.argv[1:] if o != '--extras']
+    cfg = ini['DEFAULT']
     asked = (cfg['requirements'] + ' ' + cfg['dev_requirements']).split()
-    if '--extras' in sys.argv:
+    if args.extras:
         extras = ' '.join(l.split(':')[1] for l in cfg['extras'].strip().splitlines()).split()
         asked += [o for o in extras if name(o) in named(ROOT/'requirements-dev.in')]
-    known = set().union(*map(named, files))
+    known = set().union(*map(named, args.file))
     print('\n'.join(o for o in asked if name(o) not in known))
 
 
