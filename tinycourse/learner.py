@@ -538,5 +538,7 @@ def fit_once(self:Learner,
     with FileLock(f'{file}.lock'):  # two notebooks at a time: the second waits for the network of the first
         state = _kept(file, info)
         keep = Checkpoint(file, info, state)
-        if state and state['epoch'] == epochs: keep.restore_end(self)
+        if state and state['epoch'] == epochs:
+            keep.restore_end(self)
+            self.logger(f'`{name}` was trained before, for {epochs} epochs: here it is')
         else: self.fit_recipe(epochs, cbs=keep, start_epoch=state['epoch'] if state else 0)
