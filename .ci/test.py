@@ -16,11 +16,11 @@ LIMIT = int(os.environ.get('LIMIT', 1800))  # seconds that one notebook may take
 TREE = ['settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'nbs', 'tinycourse']
 WIDTH = {'api': 120}  # characters in a line of code, by folder of nbs/; 88 in all others
 LONGEST = """
-api/17_train api/30_cli api/15_distributed api/23_interactive lessons/14_put_it_to_use
-lessons/10_where_does_it_look lessons/01_see_it_work lessons/07_regularization lessons/06_schedules
-lessons/05_finding_a_learning_rate lessons/13_cifar10 lessons/04_residual_networks lessons/03_augmentation
-lessons/12_many_gpus api/12_learner api/22_export lessons/09_why_does_it_fail api/09_lr_find api/11_history
-""".split()  # the notebooks that take longest, which start first, so that all processes end together
+lessons/01_see_it_work lessons/05_finding_a_learning_rate api/15_distributed lessons/03_augmentation api/12_learner
+lessons/13_cifar10 api/06_packed lessons/07_regularization api/14_gradcam lessons/06_schedules api/30_cli
+lessons/04_residual_networks api/17_train lessons/10_where_does_it_look api/20_records api/22_export
+lessons/14_put_it_to_use lessons/11_faster api/19_experiments lessons/12_many_gpus api/18_bench api/05_augment
+""".split()  # the longest start first, so that all processes end together; 01 trains the network of 09 and 10
 PRELOAD = ['nbdev.test', 'fastai.vision.all']  # imported once, by the process of which all that run notebooks are copies
 
 

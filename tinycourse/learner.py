@@ -15,8 +15,8 @@ from pathlib import Path
 
 import fastai, numpy as np, tinycourse, torch
 from fastai.vision.all import (SGD, CancelValidException, ChannelsLast, Callback, CrossEntropyLossFlat, DataLoaders,
-                               L, LabelSmoothingCrossEntropyFlat, Learner, MixedPrecision, Optimizer, TrackerCallback,
-                               accuracy, nn, noop, num_distrib, patch, rank_distrib, to_float)
+                               L, LabelSmoothingCrossEntropyFlat, Learner, MixedPrecision, Optimizer, ProgressCallback,
+                               TrackerCallback, accuracy, nn, noop, num_distrib, patch, rank_distrib, to_float)
 from filelock import FileLock
 from torch.optim.sgd import sgd
 from .augment import AlbumentationsTransform, pad_crop_flip, assignment_augs
@@ -513,7 +513,8 @@ def _training_digest(learn, epochs):
     with isolated_rng(): batch = learn.dls.one_batch()
     loader.rng = order  # as it was before the batch
     words = [epochs, learn.lr, learn.recipe, learn.precision, learn.dls.source, str(learn.dls.device),
-             [cb.name for cb in learn.cbs], torch.__version__, fastai.__version__]
+             [cb.name for cb in learn.cbs if not isinstance(cb, ProgressCallback)],
+             torch.__version__, fastai.__version__]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
     for o in sorted(Path(tinycourse.__file__).parent.glob('*.py')): digest.update(o.read_bytes())
     for o in (*batch, *learn.model.state_dict().values()): digest.update(o.detach().cpu().numpy().tobytes())
