@@ -7,7 +7,7 @@ __all__ = ['record_files', 'records_folder', 'Row', 'read_rows', 'Record', 'load
            'make_record', 'time_to', 'row_state', 'records_table', 'quoted_records', 'record_faults', 'run_records']
 
 # %% ../nbs/api/20_records.ipynb #be775f04
-import dataclasses, json, math, os, re, shutil, signal, subprocess, sys, time
+import dataclasses, json, math, os, re, shutil, signal, subprocess, sys, threading, time
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -288,6 +288,7 @@ def _tied_to_us(running):
         os.kill(os.getpid(), signal.SIGSTOP)
         _signal_all(running, signal.SIGCONT)  # here we are again
     ctrl_z = getattr(signal, 'SIGTSTP', None)  # Windows has none
+    if threading.current_thread() is not threading.main_thread(): ctrl_z = None  # signals are the main thread's
     if ctrl_z: before = signal.signal(ctrl_z, pause)
     try: yield
     finally:
