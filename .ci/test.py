@@ -136,7 +136,8 @@ def check_manners():
                 for s in re.findall(r'</summary>[ \t]*(\S.*)', prose) if re.search(r'`|\*\w|\]\(|\$', s)]
         bad += [f'{name}: zsh takes a comment behind a command for arguments; put it above: {l[:60]}'
                 for language,block in re.findall(r'^```(\w*)\n(.*?)^```$', prose, re.M | re.S)
-                for l in block.splitlines() if language in ('', 'bash', 'sh') and re.match(r'(tinycourse|make|pip|git|jupyter|nbgrader)\b.*\s# ', l)]
+                if language in ('', 'bash', 'sh')
+                for l in block.splitlines() if re.match(r'(tinycourse|make|pip|git|jupyter|nbgrader)\b.*\s# ', l)]
         outs = [o for c in nb['cells'] for o in c.get('outputs', [])]
         if any(o['output_type'] == 'error' for o in outs): bad.append(f'{name}: an output is an error')
         words = json.dumps([{k: v for k, v in o.get('data', o).items() if not k.startswith('image')} for o in outs])
