@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['TinyCourseError', 'DataError', 'ConfigError', 'extra_package', 'data_home', 'atomic_write', 'existing_parent',
-           'need_room', 'disk_errors', 'progress_line', 'seed_everything', 'rng_state', 'set_rng_state', 'isolated_rng',
-           'best_device', 'cpu_has_bf16', 'best_precision', 'device_report', 'cpu_seconds', 'peak_memory_mb',
-           'give_memory_back', 'source_commit', 'broken_versions', 'device_fault', 'doctor']
+           'need_room', 'disk_errors', 'progress_line', 'handle_signals', 'seed_everything', 'rng_state',
+           'set_rng_state', 'isolated_rng', 'best_device', 'cpu_has_bf16', 'best_precision', 'device_report',
+           'cpu_seconds', 'peak_memory_mb', 'give_memory_back', 'source_commit', 'broken_versions', 'device_fault',
+           'doctor']
 
 # %% ../nbs/api/00_core.ipynb #cf0dde20
-import ctypes, errno, importlib, importlib.metadata, os, platform, random, shutil, subprocess, sys, tempfile, time
+import ctypes, errno, importlib, importlib.metadata, os, platform, random, shutil, signal, subprocess, sys, tempfile
+import threading, time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -146,6 +148,23 @@ def _duration(seconds):
     "Seconds, minutes or hours, whichever is easiest to read"
     if seconds < 100: return f'{seconds:.0f} s'
     return f'{seconds/60:.0f} min' if seconds < 6000 else f'{seconds/3600:.1f} h'
+
+# %% ../nbs/api/00_core.ipynb #753d8f89
+@contextmanager
+def handle_signals(
+    handler, # Called with a signal's number and the frame that it interrupts
+    *names:str # Of signals, such as 'SIGTERM'; those that this system lacks are left out
+):
+    "Within the block, `handler` answers these signals unless they are ignored; in any thread but the main one, nothing"
+    in_main = threading.current_thread() is threading.main_thread()
+    here = [getattr(signal, o) for o in names if in_main and hasattr(signal, o)]
+    before = {o: signal.getsignal(o) for o in here}
+    before = {o: answer for o,answer in before.items() if answer not in (signal.SIG_IGN, None)}
+    try:
+        for o in before: signal.signal(o, handler)
+        yield
+    finally:
+        for o,answer in before.items(): signal.signal(o, answer)
 
 # %% ../nbs/api/00_core.ipynb #9b4c601d
 def seed_everything(

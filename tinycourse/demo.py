@@ -6,13 +6,13 @@
 __all__ = ['MAX_PIXELS', 'explained', 'demo_page', 'serve_demo']
 
 # %% ../nbs/api/25_demo.ipynb #7e7f7faf
-import os, signal, socket, sys, tempfile, threading, warnings
+import os, socket, sys, tempfile, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from PIL import Image
-from .core import ConfigError, DataError, extra_package
+from .core import ConfigError, DataError, extra_package, handle_signals
 from .data import open_image
 from .export import Predictor
 from .gradcam import GradCAM, cam_methods, fine_stage, overlay
@@ -96,15 +96,12 @@ def demo_page(
 def _own_uploads():
     "Gradio keeps what visitors give in a folder of this page alone, which goes when the page ends"
     def stopped(number, _): sys.exit(128 + number)
-    ends = [getattr(signal, o) for o in ('SIGTERM', 'SIGHUP') if hasattr(signal, o)]  # `kill`, and a closed terminal
-    if threading.current_thread() is not threading.main_thread(): ends = []  # signals are the main thread's
-    before = {o: signal.signal(o, stopped) for o in ends}
     was = os.environ.get('GRADIO_TEMP_DIR')
-    with tempfile.TemporaryDirectory(prefix='tinycourse-demo-', ignore_cleanup_errors=True) as folder:
+    uploads = tempfile.TemporaryDirectory(prefix='tinycourse-demo-', ignore_cleanup_errors=True)
+    with handle_signals(stopped, 'SIGTERM', 'SIGHUP'), uploads as folder:  # `kill`, and a closed terminal
         os.environ['GRADIO_TEMP_DIR'] = folder
         try: yield
         finally:
-            for o,f in before.items(): signal.signal(o, f)
             if was is None: del os.environ['GRADIO_TEMP_DIR']
             else: os.environ['GRADIO_TEMP_DIR'] = was
 

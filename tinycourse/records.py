@@ -7,13 +7,13 @@ __all__ = ['record_files', 'records_folder', 'Row', 'read_rows', 'Record', 'load
            'make_record', 'time_to', 'row_state', 'records_table', 'quoted_records', 'record_faults', 'run_records']
 
 # %% ../nbs/api/20_records.ipynb #be775f04
-import dataclasses, json, math, os, re, shutil, signal, subprocess, sys, threading, time
+import dataclasses, json, math, os, re, shutil, signal, subprocess, sys, time
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd, torch, yaml
-from .core import ConfigError, DataError, TinyCourseError, data_home
+from .core import ConfigError, DataError, TinyCourseError, data_home, handle_signals
 from .experiments import experiments
 from .models import did_you_mean
 from .train import run_settings, train_run
@@ -287,13 +287,10 @@ def _tied_to_us(running):
         _signal_all(running, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
         _signal_all(running, signal.SIGCONT)  # here we are again
-    ctrl_z = getattr(signal, 'SIGTSTP', None)  # Windows has none
-    if threading.current_thread() is not threading.main_thread(): ctrl_z = None  # signals are the main thread's
-    if ctrl_z: before = signal.signal(ctrl_z, pause)
-    try: yield
-    finally:
-        if ctrl_z: signal.signal(ctrl_z, before)
-        _stop_all(running)
+    def end(number, _): sys.exit(128 + number)
+    with handle_signals(pause, 'SIGTSTP'), handle_signals(end, 'SIGTERM', 'SIGHUP'):
+        try: yield
+        finally: _stop_all(running)
 
 def _unmet(row, rows, work, dest):
     "The rows that have to be made before this one, and are not"
@@ -314,7 +311,9 @@ def _report_progress(running, work, seen):
         if not file.exists(): continue
         df = pd.read_csv(file)
         if len(df) > seen.get(name, 0):
-            print(f'{name}  epoch {len(df)}  {100*df.accuracy.iloc[-1]:.2f} %  {df.seconds.iloc[-1]:.0f} s', flush=True)
+            last = df.iloc[-1]
+            judged = '' if math.isnan(last.accuracy) else f'{100*last.accuracy:.2f} %  '  # not in every epoch, for some
+            print(f'{name}  epoch {len(df)}  {judged}{last.seconds:.0f} s', flush=True)
         seen[name] = len(df)
 
 def _take_ended(running, work):

@@ -7,7 +7,7 @@ __all__ = ['run_files', 'write_report', 'run_answers', 'half_accuracies', 'run_r
            'run_learner', 'image_side', 'read_record', 'load_run', 'run_lock', 'Interrupted', 'train_run']
 
 # %% ../nbs/api/17_train.ipynb #33b6ba64
-import dataclasses, datetime, json, math, shlex, signal
+import dataclasses, datetime, json, math, shlex
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
@@ -15,8 +15,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.vision.all import Learner, ProgressCallback, num_distrib
 from filelock import FileLock, Timeout
-from .core import (
-    ConfigError, DataError, TinyCourseError, atomic_write, device_report, isolated_rng, seed_everything, source_commit)
+from tinycourse.core import (
+    ConfigError, DataError, TinyCourseError, atomic_write, device_report, handle_signals, isolated_rng, seed_everything,
+    source_commit)
 from .data import reporting_half, tiny_dls
 from .distributed import distributed_context, setup_distributed, teardown_distributed
 from .external import SOURCES, get_data
@@ -418,15 +419,12 @@ class Interrupted(TinyCourseError): "The run was stopped by its user"
 def _stoppable(learn, epochs, out):
     "Ctrl-C, or a request to end (SIGTERM), becomes an error that says how to go on"
     def end(*_): raise KeyboardInterrupt
-    try: before = signal.signal(signal.SIGTERM, end)
-    except ValueError: before = None  # not in the main thread
-    try: yield
+    try:
+        with handle_signals(end, 'SIGTERM'): yield
     except KeyboardInterrupt:
         saved = (out/'checkpoint.pth').exists()
         cure = f'Continue with: tinycourse train --resume --out {out}' if saved else 'Nothing was saved yet'
         raise Interrupted(f'stopped after {len(learn.model_history.rows)} of {epochs} epochs', cure) from None
-    finally:
-        if before is not None: signal.signal(signal.SIGTERM, before)
 
 def _fit(
     learn:Learner, # Ready to fit
