@@ -46,7 +46,7 @@ def _learner_options(p, recipe='basic'):
     p.add_argument('--recipe', metavar='NAME',
                    help=f'settings of training: basic, course for long trainings, fast for little computing, '
                         f'or assignment for those of the original (default: {recipe})')
-    p.add_argument('--set', dest='changes', nargs='+', type=_setting, metavar='KEY=VALUE',
+    p.add_argument('--set', dest='changes', nargs='+', action='extend', type=_setting, metavar='KEY=VALUE',
                    help='change settings of the recipe, such as mix=mixup ema=0.99')
     p.add_argument('--arch', metavar='NAME',
                    help='network: resnet18, resnet18-d, se-resnet18, resnet18-silu, se-resnet18-d, resnet34, '
@@ -303,7 +303,7 @@ def _add_bench(sub):
                     'made), step (how fast the network eats them), fit (what the training loop costs), epoch '
                     '(training and validation).',
         epilog='Example: tinycourse bench --data tiny-imagenet --classes 10 --only input fit')
-    p.add_argument('--only', dest='parts', nargs='+', metavar='PART',
+    p.add_argument('--only', dest='parts', nargs='+', action='extend', metavar='PART',
                    help='input, step, fit, epoch (default: all four)')
     p.add_argument('--data', metavar='WHAT',
                    help='sample, tiny-imagenet, or a path to a zip or a folder (default: sample)')
@@ -365,6 +365,8 @@ def _records(args):
     rows = read_rows()
     work = Path(args.get('work') or work_folder())
     dest = Path(args.get('dest') or records_folder())
+    idle = [] if action == 'run' else sorted({'device', 'minutes', 'threads', 'at_once'} & set(args))
+    if idle: raise ConfigError(f'records {action} has no --{idle[0].replace("_", "-")}', 'Use: tinycourse records run')
     if odd := [o for o in names if o not in rows]:
         raise ConfigError(f'there is no row {odd[0]!r} in the list', 'Names are in: tinycourse records')
     if action == 'run': table = run_records(names or None, **args)
@@ -406,9 +408,12 @@ def _add_lessons(sub):
 def _lessons(args):
     "A line for each lesson, or for each exercise; exit status 1 if an exercise does not pass"
     from pathlib import Path
+    from tinycourse.core import ConfigError
     from tinycourse.lessons import lay_out
     dest,only = Path(args.pop('dest', 'tinycourse-lessons')),args.pop('only', None)
-    if args.pop('check', False): return _check_lessons(dest, only)
+    if args.pop('check', False):
+        if args: raise ConfigError(f'--check lays nothing out, so it has no --{min(args)}', 'Leave one of them out')
+        return _check_lessons(dest, only)
     nbgrader = args.get('nbgrader', False)
     laid_out = lay_out(dest, args.get('solutions', False), only, nbgrader=nbgrader)
     print(laid_out.to_string(header=False, index_names=False))

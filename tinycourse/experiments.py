@@ -114,10 +114,10 @@ def judge_runs(
 
 # %% ../nbs/api/19_experiments.ipynb #198b56f1
 def _norm_row(w):
-    "Mean of weights, and quantiles of their absolute values"
+    "Root of the mean square and mean of weights, and quantiles of their absolute values"
     shares = dict(q05=.05, q25=.25, median=.5, q75=.75, q95=.95)
     quantiles = torch.quantile(w.abs(), torch.tensor(list(shares.values()))).tolist()
-    return dict(mean=float(w.mean()), **dict(zip(shares, quantiles)))
+    return dict(rms=float(w.square().mean().sqrt()), mean=float(w.mean()), **dict(zip(shares, quantiles)))
 
 @experiment
 def norm_weights(
@@ -125,7 +125,7 @@ def norm_weights(
     work:Path, # Folder of the runs
     runs:list # Their names
 ):
-    "Quantiles of the absolute weights of each block's last norm, after training"
+    "Size, mean and quantiles of the weights of each block's last norm, after training"
     rows = []
     for name in runs:
         learn = finished_run(work/name)

@@ -305,13 +305,18 @@ def predict_images(
     return pd.DataFrame(rows, columns=['file', 'predicted', 'prob', 'answers', 'error'])
 
 # %% ../nbs/api/22_export.ipynb #e53e1863
+_no_images = set('.pdf .ps .eps .mpg .mpeg .h5 .hdf .grib .bufr .wmf .emf'.split())  # Pillow knows them, and cannot read them
+
 def image_files(
     paths:list # Files and folders
 ) -> list: # Files: those named, and for each folder the images in it and below, sorted
-    "The images that paths stand for; a folder without images stands for itself, so that its row can say so"
-    endings,found = {*Image.registered_extensions(), '.heic', '.heif'} - {'.pdf'},[]  # a phone's: said to be unreadable
+    """The images that paths stand for; a folder without images stands for itself, so that its row can say so.
+    Raises `ConfigError` for an empty path"""
+    if '' in map(str, paths): raise ConfigError('a path is empty', 'Name a file or a folder; . is the one you are in')
+    endings = {*Image.registered_extensions(), '.heic', '.heif'} - _no_images  # the last two: said to be unreadable
+    found = []
     for path in map(Path, paths):
-        inside = path.rglob('*') if os.path.isdir(path) else []
+        inside = path.rglob('[!.]*') if os.path.isdir(path) else []
         found += sorted(o for o in inside if o.suffix.lower() in endings and not os.path.isdir(o)) or [path]
     return found
 

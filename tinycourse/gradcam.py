@@ -19,7 +19,7 @@ from PIL import Image
 from fastprogress.fastprogress import progress_bar
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
-from fastai.vision.all import Learner, patch
+from fastai.vision.all import Learner, Resize, ResizeMethod, ToTensor, patch
 from .core import ConfigError, DataError
 from .data import open_image, tiny_stats
 from .interpret import plain_batch
@@ -440,8 +440,9 @@ def cam_panel(
     rows = _panel_rows(learn, xb, _panel_layers(model, xb, layer), _listed(method), targets)
     fig,axs = _plot_panel(images, rows, alpha)
     for k,(p,t) in enumerate(zip(pred, truth)):
-        axs[0,k].set_title(vocab[t], fontsize=9)
-        axs[1,k].set_title(f'{vocab[p]}\n{100*prob[k]:.0f} %', fontsize=9, color='#00734f' if p == t else '#b3261e')
+        axs[0,k].set_title(vocab[t], fontsize=9, parse_math=False)  # a dollar in a name is no formula
+        colour = '#00734f' if p == t else '#b3261e'
+        axs[1,k].set_title(f'{vocab[p]}\n{100*prob[k]:.0f} %', fontsize=9, color=colour, parse_math=False)
     return fig
 
 # %% ../nbs/api/14_gradcam.ipynb #7da709c3
@@ -492,7 +493,7 @@ def _draw_explained(top, bottom, image, heat, alpha, titles):
     top.imshow(image)
     bottom.imshow(overlay(_as_tensor(image), heat, alpha))
     for ax,title in zip((top, bottom), titles):
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title, fontsize=9, parse_math=False)  # a dollar in a name is no formula
         ax.axis('off')
 
 def cam_images(
@@ -614,10 +615,18 @@ def _box_in_batch(o, size):
     x0,y0,x1,y1 = (corner/scale for corner in corners)
     return x0, y0, x1-1, y1-1
 
+def _boxes_follow(tfm):
+    "Whether a box stays where it is under a transform of single validation images, or `_box_in_batch` follows it"
+    if isinstance(tfm, Resize): return tfm.method == ResizeMethod.Crop
+    idle = tfm.split_idx == 0 or getattr(tfm, 'valid', tfm) is None  # `AlbumentationsTransform` of training images alone
+    return idle or isinstance(tfm, ToTensor)
+
 def _batch_boxes(learn, idxs, size):
     "The boxes of validation images, in pixels of a batch of this height and width"
     items = learn.dls.valid_ds.items
     if not hasattr(items[0], 'x0'): raise ConfigError('these images have no boxes', 'Use Tiny ImageNet or the sample')
+    lost = [type(o).__name__ for o in learn.dls.valid.after_item.fs if not _boxes_follow(o)]
+    if lost: raise ConfigError(f'boxes cannot follow {lost[0]}', 'Use Resize, which crops, or no transform of single images')
     return torch.tensor([_box_in_batch(items[i], size) for i in idxs])
 
 def _summary(rows):

@@ -7,6 +7,7 @@ __all__ = ['predictions', 'misclassified', 'class_accuracy', 'plain_batch', 'plo
            'label_suspects']
 
 # %% ../nbs/api/13_interpret.ipynb #31ddd321
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -20,7 +21,8 @@ def predictions(
     learn:Learner # A trained classifier on `tiny_dls`
 ) -> pd.DataFrame: # idx, file, truth, predicted, prob (of the predicted class), prob_truth
     "One row for each validation image: what it is, what the model said, and how confident it was"
-    with learn.no_bar(), learn.no_logging(): probs,truth = learn.get_preds(dl=learn.dls.valid)
+    act = getattr(learn.loss_func, 'activation', partial(torch.softmax, dim=1))  # PyTorch's own losses have none
+    with learn.no_bar(), learn.no_logging(): probs,truth = learn.get_preds(dl=learn.dls.valid, act=act)
     vocab,items = list(learn.dls.vocab),learn.dls.valid_ds.items
     prob,pred = probs.max(1)
     return pd.DataFrame(dict(
@@ -70,6 +72,7 @@ def plain_batch(
 ) -> tuple: # Normalized batch on the learner's device, and the images with values from 0 to 1
     "Validation images by position, as the model gets them and as a person sees them"
     dl = learn.dls.valid
+    dl.before_iter()  # a loader that nobody has gone through does not know yet that it is for validation
     items = [dl.after_item(dl.dataset[int(i)]) for i in idxs]
     xb = dl.after_batch(to_device(dl.create_batch(items), dl.device))[0]
     norms = [f for f in dl.after_batch.fs if isinstance(f, Normalize)]
@@ -100,8 +103,10 @@ def plot_misclassified(
     fig,axs = _grid(len(wrong), ncols)
     for ax,image,o in zip(axs, images, wrong.itertuples()):
         ax.imshow(image.permute(1,2,0))
-        ax.set_title(f'{o.predicted} {100*o.prob:.0f} %\nis: {o.truth}', fontsize=8, color='#b3261e')
-        ax.text(.5, -.04, o.file, transform=ax.transAxes, ha='center', va='top', fontsize=6, color='.4')
+        ax.set_title(f'{o.predicted} {100*o.prob:.0f} %\nis: {o.truth}', fontsize=8, color='#b3261e',
+                     parse_math=False)  # a dollar is no formula
+        ax.text(.5, -.04, o.file, transform=ax.transAxes, ha='center', va='top', fontsize=6, color='.4',
+                parse_math=False)
     return fig
 
 # %% ../nbs/api/13_interpret.ipynb #c240545f
@@ -137,7 +142,9 @@ def image_facts(
 # %% ../nbs/api/13_interpret.ipynb #634d56e1
 def _aligned(fact, index):
     "The numbers of a Series in the order of `index`"
-    if not isinstance(fact, pd.Series) or fact.index.equals(index): return np.asarray(fact)
+    if not isinstance(fact, pd.Series) or fact.index.equals(index):
+        if len(fact) == len(index): return np.asarray(fact)
+        raise ConfigError(f'the fact has {len(fact)} numbers for {len(index)} images', 'Give one for each image')
     missing = index.difference(fact.index)
     if len(missing):
         raise ConfigError(f'the fact says nothing of image {missing[0]}', 'Give a Series with the index of the table')

@@ -407,7 +407,9 @@ def summary_table(
             cause = f'the network does not take images of {size} x {size} pixels ({said})'
             raise ConfigError(cause, 'Give the size that it was made for') from None
     columns = ['layer', 'type', 'output', 'parameters', 'macs', 'stride', 'receptive_field'] + ['first']*corner
-    return pd.DataFrame(follower.rows, columns=columns)
+    table = pd.DataFrame(follower.rows, columns=columns, dtype=object)
+    whole = [o for o in table if table[o].map(type).eq(int).all()]
+    return table.astype(dict.fromkeys(whole, int))  # where one field is missing, the others are still whole numbers
 
 # %% ../nbs/api/07_models.ipynb #42dac6d9
 def smallest_size(

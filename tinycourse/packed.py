@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from fastai.vision.all import (DataLoaders, PILImage, TensorCategory, TensorImage, TensorMask, ToTensor, Transform,
-                               chunked, delegates)
+from fastai.vision.all import (DataLoaders, PILImage, TensorCategory, TensorImage, TensorMask, TensorPoint,
+                               ToTensor, Transform, chunked, delegates)
 from fastcore.foundation import L
 from fastcore.parallel import ProcessPoolExecutor, ThreadPoolExecutor
 from torch.utils.data import get_worker_info
@@ -319,7 +319,8 @@ def _middle(x):
     return x[..., top:top+side, left:left+side]
 
 class BatchResize(Transform):
-    "Resize a batch of bytes, and masks with it, to `size` x `size` pixels, without the artefacts of leaving pixels out"
+    """Resize a batch of bytes, and masks with it, to `size` x `size` pixels, without the artefacts of leaving pixels out.
+    Raises `ConfigError` for points or boxes on images that are not square"""
     order = 4 # before `PadCrop` (5)
     def __init__(self,
         size:int, # Pixels
@@ -327,7 +328,9 @@ class BatchResize(Transform):
     ):
         super().__init__(split_idx=split_idx)
         self.size = size
+        self.crops = False  # whether the images of the batch lose their ends
     def encodes(self, x:TensorImage):
+        self.crops = x.shape[-1] != x.shape[-2]
         x = _middle(x)
         if x.shape[-1] == self.size: return x
         res = F.interpolate(x.float(), size=(self.size, self.size), mode='bilinear', antialias=True)
@@ -335,6 +338,9 @@ class BatchResize(Transform):
     def encodes(self, x:TensorMask):
         x = _middle(x)
         return F.interpolate(x[:,None].float(), size=(self.size, self.size), mode='nearest-exact')[:,0].to(x.dtype)
+    def encodes(self, x:TensorPoint):
+        if not self.crops: return x  # fastai counts them in sides of the image
+        raise ConfigError('points and boxes would not move along', 'Use tiny_dls with a size, or square images')
 
 # %% ../nbs/api/06_packed.ipynb #ed0c442a
 @delegates(dls_from_items, but=['names', 'opener', 'stats', 'dl_type'])
