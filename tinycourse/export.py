@@ -305,7 +305,8 @@ def predict_images(
     return pd.DataFrame(rows, columns=['file', 'predicted', 'prob', 'answers', 'error'])
 
 # %% ../nbs/api/22_export.ipynb #e53e1863
-_no_images = set('.pdf .ps .eps .mpg .mpeg .h5 .hdf .grib .bufr .wmf .emf'.split())  # Pillow knows them, and cannot read them
+# What Pillow has a name for and cannot read by itself
+_no_images = set('.pdf .ps .eps .mpg .mpeg .h5 .hdf .grib .bufr .wmf .emf'.split())
 
 def image_files(
     paths:list # Files and folders

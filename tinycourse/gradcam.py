@@ -618,7 +618,7 @@ def _box_in_batch(o, size):
 def _boxes_follow(tfm):
     "Whether a box stays where it is under a transform of single validation images, or `_box_in_batch` follows it"
     if isinstance(tfm, Resize): return tfm.method == ResizeMethod.Crop
-    idle = tfm.split_idx == 0 or getattr(tfm, 'valid', tfm) is None  # `AlbumentationsTransform` of training images alone
+    idle = tfm.split_idx == 0 or getattr(tfm, 'valid', tfm) is None  # `AlbumentationsTransform` for training alone
     return idle or isinstance(tfm, ToTensor)
 
 def _batch_boxes(learn, idxs, size):
@@ -626,7 +626,7 @@ def _batch_boxes(learn, idxs, size):
     items = learn.dls.valid_ds.items
     if not hasattr(items[0], 'x0'): raise ConfigError('these images have no boxes', 'Use Tiny ImageNet or the sample')
     lost = [type(o).__name__ for o in learn.dls.valid.after_item.fs if not _boxes_follow(o)]
-    if lost: raise ConfigError(f'boxes cannot follow {lost[0]}', 'Use Resize, which crops, or no transform of single images')
+    if lost: raise ConfigError(f'boxes cannot follow {lost[0]}', 'Use Resize as it is, or no item transform')
     return torch.tensor([_box_in_batch(items[i], size) for i in idxs])
 
 def _summary(rows):

@@ -8,15 +8,16 @@ __all__ = ['recipes', 'get_recipe', 'recipe_tfms', 'ProgressiveSize', 'ValidateE
            'Checkpoint']
 
 # %% ../nbs/api/12_learner.ipynb #9109ef32
-import copy, ctypes, hashlib, json, math, sys, warnings, zipfile
+import copy, hashlib, json, math, warnings, zipfile
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import fastai, numpy as np, tinycourse, torch
 from fastai.vision.all import (SGD, CancelValidException, ChannelsLast, Callback, CrossEntropyLossFlat, DataLoaders,
-                               L, LabelSmoothingCrossEntropyFlat, Learner, MixedPrecision, Optimizer, ProgressCallback,
-                               TrackerCallback, accuracy, nn, noop, num_distrib, patch, rank_distrib, to_float)
+                               GradientAccumulation, L, LabelSmoothingCrossEntropyFlat, Learner, MixedPrecision,
+                               Optimizer, ProgressCallback, TrackerCallback, accuracy, nn, noop, num_distrib, patch,
+                               rank_distrib, to_float)
 from filelock import FileLock
 from torch.optim.sgd import sgd
 from .augment import AlbumentationsTransform, pad_crop_flip, assignment_augs
@@ -308,10 +309,14 @@ def tiny_learner(
     "A fastai `Learner` for Tiny ImageNet that follows a recipe. Raises `ConfigError` for settings that cannot work"
     r = get_recipe(recipe)
     device = torch.device(dls.device)
-    stem = stem or ('imagenet' if device.type == 'cpu' else 'small')
     precision = precision or best_precision(device)
-    if model is None: model = tiny_resnet18(len(dls.vocab), stem, r['last_norm'], arch)
-    else: arch = type(plain_model(model)).__name__
+    if model is None:
+        stem = stem or ('imagenet' if device.type == 'cpu' else 'small')
+        model = tiny_resnet18(len(dls.vocab), stem, r['last_norm'], arch)
+    else:
+        if stem or arch != 'resnet18':
+            raise ConfigError('stem and arch choose a network, and one is given', 'Leave out stem and arch, or model')
+        arch = type(plain_model(model)).__name__
     fast = precision_cbs(precision, device) + ([ChannelsLast()] if precision != 'fp32' else [])
     eps = r['label_smoothing']
     loss = LabelSmoothingCrossEntropyFlat(eps=eps) if eps else CrossEntropyLossFlat()
@@ -343,11 +348,12 @@ def _tidy_after(learn):
         learn.logger = logger
         for cb in learn.cbs:
             if isinstance(cb, CPUBf16): cb.unwrap()
+            if isinstance(cb, RunUntil): cb.cb.run = True
 
 @patch
 def fit_recipe(self:Learner,
     epochs:int, # How many epochs, 1 or more
-    lr:float|None=None, # Largest learning rate, above 0; None for the recipe's, in proportion to the batch size
+    lr:float|None=None, # Largest learning rate, above 0; None for the learner's own: its recipe's
     cbs=None, # More callbacks
     start_epoch:int=0 # Skip this many epochs of the schedule (give `state['epoch']` when a run is continued)
 ):
@@ -358,11 +364,12 @@ def fit_recipe(self:Learner,
     if not isinstance(lr, slice): check_number('lr', lr, lambda o: o > 0, 'Give a learning rate above 0, such as 0.1')
     _take_small_sets(self.dls)
     r = getattr(self, 'recipe', None) or get_recipe()
+    moms = self.moms if hasattr(self, 'recipe') else r['moms']
     with _tidy_after(self):
         if r['schedule'] == 'assignment':
             self.fit(epochs, cbs=assignment_schedule(lr) + L(cbs), start_epoch=start_epoch)
         else:
-            self.fit_one_cycle(epochs, lr, moms=r['moms'], pct_start=r['pct_start'], cbs=cbs, start_epoch=start_epoch)
+            self.fit_one_cycle(epochs, lr, moms=moms, pct_start=r['pct_start'], cbs=cbs, start_epoch=start_epoch)
 
 # %% ../nbs/api/12_learner.ipynb #26adb22b
 def _pixels(ds, limit):
@@ -420,18 +427,11 @@ def load_checkpoint(
     if isinstance(state, dict) and set(state) >= {'epoch', 'model', 'opt', 'cbs', 'random', 'info'}: return state
     raise TinyCourseError(f'{path} is not a checkpoint of this version', cure)
 
-# %% ../nbs/api/12_learner.ipynb #5c12a001
-def _give_memory_back():
-    """Return memory that was freed to the system. glibc, the C library of most Linuxes, keeps it in pieces that do not
-    fit the next batch: a training on a CPU would grow by some 60 MB in every epoch"""
-    if sys.platform != 'linux': return
-    malloc_trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # other C libraries do without
-    if malloc_trim: malloc_trim(0)
-
 # %% ../nbs/api/12_learner.ipynb #82c032ea
 class Checkpoint(TrainingCallback):
     """Save everything a run needs to go on, after every epoch of training, whole or not at all.
-    With `resume`, the run goes on from a saved state: pass `fit_recipe(..., start_epoch=state['epoch'])` too"""
+    With `resume`, the run goes on from a saved state: pass `fit_recipe(..., start_epoch=state['epoch'])` too.
+    Raises `ConfigError` if that is another epoch, and where gradients are gathered over batches: they are not kept"""
     order = 75  # after SkipToEpoch (70), so that it does not see the epochs that are skipped
     def __init__(self,
         path:str|Path, # The file to keep up to date
@@ -440,6 +440,9 @@ class Checkpoint(TrainingCallback):
     ): self.path,self.info,self.resume = Path(path),info or {},resume
 
     def before_fit(self):
+        if any(isinstance(cb, GradientAccumulation) for cb in self.learn.cbs):
+            raise ConfigError('a checkpoint does not keep half-gathered gradients',
+                              'Leave out Checkpoint or GradientAccumulation')
         self.now = None  # no epoch has begun: those that are skipped do not
         self.show = self.learn.logger
         if self.resume: self.learn.logger = noop  # no empty rows for skipped epochs
@@ -447,16 +450,25 @@ class Checkpoint(TrainingCallback):
     def before_epoch(self):
         self.now = self.epoch  # a `get_preds` within the epoch sets learn.epoch to 0
         if not self.resume: return
+        if self.epoch != self.resume['epoch']:
+            cause = f'the checkpoint is of {self.resume["epoch"]} epochs, and training begins after {self.epoch}'
+            raise ConfigError(cause, "Pass start_epoch=state['epoch']")
         self.learn.logger = self.show
         self.restore(self.learn)
+
+    def after_fit(self):
+        if self.resume: raise ConfigError('no epoch was left to train', 'Give more epochs, or use `restore_end`')
 
     def restore(self,
         learn:Learner # Made with the same settings as the one that was saved
     ):
         "Put the saved state into `learn`, once; raises `TinyCourseError` if it is of another network"
         state,self.resume = self.resume,None
-        try: plain_model(learn.model).load_state_dict(state['model'])
-        except RuntimeError: raise TinyCourseError('the checkpoint is of another network', 'Start a new run') from None
+        model = plain_model(learn.model)
+        mine,kept = ({k: v.shape for k,v in o.items()} for o in (model.state_dict(), state['model']))
+        if mine != kept: raise TinyCourseError('the checkpoint is of another network', 'Start a new run')
+        model.load_state_dict(state['model'])
+        for k,v in state.get('smooth', {}).items(): setattr(learn.recorder.smooth_loss, k, v)
         for cb in learn.cbs:
             if cb.name in state['cbs']: cb.load_state_dict(state['cbs'][cb.name])
         if learn.opt: self._restore_optimizer(learn, state)
@@ -497,27 +509,42 @@ class Checkpoint(TrainingCallback):
 
     def after_epoch(self):
         if self.now is None: return
-        _give_memory_back()
+        give_memory_back()
         random = self._random()  # all processes take part
         if rank_distrib(): return
         cbs = {cb.name: cb.state_dict() for cb in self.learn.cbs if hasattr(type(cb), 'state_dict')}
         scaler = getattr(self.learn, 'scaler', None)
+        smooth = self.recorder.smooth_loss  # a running average, which the table shows and `PlateauLR` may watch
         state = dict(epoch=self.now+1, model=plain_model(self.model).state_dict(), opt=self.opt.state_dict(),
-                     scaler=scaler.state_dict() if scaler else {}, cbs=cbs, random=random, info=self.info)
+                     smooth=dict(count=smooth.count, val=smooth.val), scaler=scaler.state_dict() if scaler else {},
+                     cbs=cbs, random=random, info=self.info)
         with atomic_write(self.path) as tmp: torch.save(_plain_data(state), tmp)
 
 # %% ../nbs/api/12_learner.ipynb #0ce00002
+def _settings_of(o):
+    "Name and plain settings of a loss or an optimizer, and of the function that it wraps"
+    given = {**getattr(o, '__dict__', {}), **getattr(o, 'keywords', {})}
+    named = {k: getattr(v, '__name__', v) for k,v in given.items()}
+    plain = {k: v for k,v in named.items() if isinstance(v, (int, float, str))}
+    return [getattr(o, '__name__', type(o).__name__), plain, *(_settings_of(o.func) if hasattr(o, 'func') else [])]
+
 def _training_digest(learn, epochs):
     "Hexadecimal digits that change with what decides how a training ends; of callbacks, with their names"
     loader,order = learn.dls.train,copy.deepcopy(learn.dls.train.rng)
     with isolated_rng(): batch = learn.dls.one_batch()
     loader.rng = order  # as it was before the batch
-    words = [epochs, learn.lr, learn.recipe, learn.precision, learn.dls.source, str(learn.dls.device),
+    trained = [name for name,p in learn.model.named_parameters() if p.requires_grad]
+    own = [getattr(learn, o, None) for o in ('recipe', 'precision')]  # which a plain `Learner` has not
+    words = [epochs, learn.lr, learn.wd, learn.wd_bn_bias, learn.moms, trained, own, getattr(learn.dls, 'source', None),
+             _settings_of(learn.loss_func), _settings_of(learn.opt_func), str(learn.dls.device),
              [cb.name for cb in learn.cbs if not isinstance(cb, ProgressCallback)],
              torch.__version__, fastai.__version__]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
     for o in sorted(Path(tinycourse.__file__).parent.glob('*.py')): digest.update(o.read_bytes())
-    for o in (*batch, *learn.model.state_dict().values()): digest.update(o.detach().cpu().numpy().tobytes())
+    loss = getattr(learn.loss_func, 'func', learn.loss_func)
+    weights = loss.state_dict() if isinstance(loss, nn.Module) else {}  # of the classes
+    tensors = [*batch, *learn.model.state_dict().values(), *weights.values()]
+    for o in tensors: digest.update(o.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 def _kept(file, info):

@@ -71,7 +71,8 @@ def _contents_undo(o):
 def _model_undo(model):
     modules = list(model.modules())
     attributes = [_dict_undo(d) for m in modules for d in (vars(m), m._parameters, m._buffers)]
-    return attributes + [_tensor_undo(t) for t in (*model.parameters(), *model.buffers())]
+    hooks = [_dict_undo(table) for m in modules for name,table in vars(m).items() if name.endswith('_hooks')]
+    return attributes + hooks + [_tensor_undo(t) for t in (*model.parameters(), *model.buffers())]
 
 def _opt_undo(opt):
     "For fastai's optimizers and for `OptimWrapper`, which holds one of PyTorch's"
@@ -104,8 +105,12 @@ def autocast_undo(): # A function without arguments, to be called later
 def _learner_undo(learn):
     "Functions that put a learner back as it is now"
     loaders = [getattr(dl, 'dl', dl) for dl in learn.dls.loaders]  # `dl`: what a DistributedDL shares out
-    objects = [*learn.cbs, *learn.metrics, learn]
-    return [*_model_undo(learn.model), *_opt_undo(learn.opt), *[undo for dl in loaders for undo in _loader_undo(dl)],
+    meters = [learn.recorder.loss, learn.recorder.smooth_loss] if hasattr(learn, 'recorder') else []
+    objects = [*learn.cbs, *learn.metrics, *meters, learn]
+    loss = getattr(learn.loss_func, 'func', learn.loss_func)  # fastai's losses wrap one of PyTorch's
+    networks = [learn.model, loss] if isinstance(loss, nn.Module) else [learn.model]
+    return [*[undo for o in networks for undo in _model_undo(o)], *_opt_undo(learn.opt),
+            *[undo for dl in loaders for undo in _loader_undo(dl)],
             *[undo for o in objects for undo in _object_undo(o)], autocast_undo(), partial(set_rng_state, rng_state())]
 
 # %% ../nbs/api/09_lr_find.ipynb #cebd4c69
@@ -145,8 +150,9 @@ def _evaluating(model):
 class _Sweep(Callback):
     "Set the learning rate before every batch, note the loss after it; stop on divergence"
     name,order,run_valid = 'lr_finder',1000,False  # fastai's name for it; last, so that no schedule overwrites the rate
-    def __init__(self, lrs, kind, stop_div, valid_batches):
+    def __init__(self, lrs, kind, stop_div, valid_batches, judge):
         self.lrs,self.kind,self.stop_div,self.valid_batches = lrs,kind,stop_div,valid_batches
+        self.judge = judge  # the learner's loss before `MixUp` and its like put theirs in its place
         self.rows,self.best,self.smooth = [],math.inf,AvgSmoothLoss()
 
     def before_fit(self):
@@ -168,7 +174,7 @@ class _Sweep(Callback):
         seen,total = 0,0.
         with _evaluating(self.model), torch.no_grad():
             for *xb,yb in self.fixed:
-                loss = self.loss_func(to_float(self.model(*xb)), yb).mean()
+                loss = self.judge(to_float(self.model(*xb)), yb).mean()
                 total += float(loss)*len(yb)
                 seen += len(yb)
         return total/seen
@@ -216,6 +222,10 @@ class LRSweep:
 
 # %% ../nbs/api/09_lr_find.ipynb #bc0106f1
 _quiet = (CSVLogger,)  # callbacks that write and do not know fastai's sign for a sweep
+
+def _check_valid(learn):
+    "Raise `ConfigError` if there is nothing to validate on"
+    if not len(learn.dls.valid): raise ConfigError('there are no validation images', 'Keep some data to validate')
 
 def _mock_fit(learn, n_epoch, cb):
     "Train with `cb`, without a table, and without callbacks that would write files; the caller puts everything back"
@@ -269,9 +279,10 @@ def safe_lr_find(self:Learner,
     check_number('valid_batches', valid_batches, lambda o: o >= 1, 'Give 1 or more')
     if mode not in ('exp', 'linear'): raise ConfigError(f'mode is {mode!r}', "Give 'exp' or 'linear'")
     if loss not in ('train', 'valid'): raise ConfigError(f'loss is {loss!r}', "Give 'train' or 'valid'")
+    if loss == 'valid': _check_valid(self)
     funcs = _functions(suggest)
     sched = (SchedExp if mode == 'exp' else SchedLin)(start_lr, end_lr)
-    cb = _Sweep([sched(i/num_it) for i in range(num_it)], loss, stop_div, valid_batches)
+    cb = _Sweep([sched(i/num_it) for i in range(num_it)], loss, stop_div, valid_batches, self.loss_func)
     with learner_as_before(self): _mock_fit(self, num_it//max(1, len(self.dls.train)) + 1, cb)
     df = pd.DataFrame(cb.rows, columns=['lr','loss','raw'])
     res = LRSweep(df, _suggest(df, funcs, num_it), mode, loss)
@@ -337,6 +348,7 @@ def lr_range_test(self:Learner,
     cure = 'Give 0 < start < end'
     check_number('start', start, lambda o: o > 0, cure)
     check_number('end', end, lambda o: o > start, f'start is {start}. {cure}')
+    _check_valid(self)
     cb = _Range(np.linspace(start, end, epochs).tolist(), metric)
     with learner_as_before(self): _mock_fit(self, epochs, cb)
     if len(cb.rows) < 2:

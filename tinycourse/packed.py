@@ -319,7 +319,7 @@ def _middle(x):
     return x[..., top:top+side, left:left+side]
 
 class BatchResize(Transform):
-    """Resize a batch of bytes, and masks with it, to `size` x `size` pixels, without the artefacts of leaving pixels out.
+    """Resize a batch of bytes, and its masks, to `size` x `size` pixels, without the artefacts of leaving pixels out.
     Raises `ConfigError` for points or boxes on images that are not square"""
     order = 4 # before `PadCrop` (5)
     def __init__(self,

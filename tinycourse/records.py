@@ -73,6 +73,9 @@ def read_rows(
     names = [o['name'] for o in rows]
     if twice := [o for o in names if names.count(o) > 1]:
         raise ConfigError(f'two entries are called {twice[0]}', 'Give each a name of its own')
+    for o in rows:
+        if odd := set(o.get('needs', [])) - set(names):
+            raise ConfigError(f'the entry {o["name"]} needs {min(odd)!r}, which is none', 'Name entries of this list')
     return {o['name']: Row(**o) for o in rows}
 
 # %% ../nbs/api/20_records.ipynb #3a28cd04
@@ -134,15 +137,18 @@ def publish(
     work:Path, # The folder of its files
     dest:Path # Where records are kept
 ):
-    "Copy the small files of a finished row, all or none"
-    tmp = dest/f'.{row.name}.tmp'
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
+    "Copy the small files of a finished row, all or none; raises `ConfigError` if one is not there"
     small = [o.name for o in work.iterdir() if o.suffix in ('.csv', '.json')]
     files = (record_files if row.make == 'train' else small) + row.keep
+    missing = [o for o in files if not (work/o).exists()]
+    if missing: raise ConfigError(f'{work} has no {missing[0]}', f'Mend `keep` of {row.name} in the list')
+    tmp,old = dest/f'.{row.name}.tmp',dest/f'.{row.name}.old'
+    for o in (tmp, old): shutil.rmtree(o, ignore_errors=True)
+    tmp.mkdir(parents=True)
     for o in files: shutil.copy(work/o, tmp/o)
-    shutil.rmtree(dest/row.name, ignore_errors=True)
+    if (dest/row.name).exists(): os.rename(dest/row.name, old)
     os.rename(tmp, dest/row.name)
+    shutil.rmtree(old, ignore_errors=True)
 
 def _check_finished(row, out):
     "Raise `ConfigError` if the finished run in `out` was not made with the settings of the row"
@@ -150,12 +156,19 @@ def _check_finished(row, out):
     if made_by == row.command: return
     raise ConfigError(f'{out} holds a finished run of other settings: {made_by}', 'Move that folder away')
 
+def _needs_gpu(row):
+    "Raise `ConfigError` if a row is one of a GPU and there is none"
+    if row.device != 'cuda' or torch.cuda.is_available(): return
+    raise ConfigError(f'{row.name} is to be made on a GPU, and there is none', 'Make it where there is one')
+
 def make_record(
     row:Row, # A row of the list
     work:str|Path|None=None, # Where unfinished runs are; None for `work_folder()`
     dest:str|Path|None=None # Where the record is to be kept; None for `records_folder()`
 ) -> Record:
-    "Make one row, or go on with it; raises as `train_run` does, and `ConfigError` for a finished run of other settings"
+    """Make one row, or go on with it. Raises as `train_run` does, and `ConfigError` for a finished run of other
+    settings, or without its GPU"""
+    _needs_gpu(row)
     out = Path(work or work_folder())/row.name
     if row.make == 'train':
         if (out/'run.json').exists(): _check_finished(row, out)
@@ -210,7 +223,8 @@ def records_table(
     def line(row):
         state,run = row_state(row, work, dest),{}
         if (dest/row.name/'run.json').exists(): run = Record(dest/row.name).run
-        hours = run['cpu_seconds']/3600 if 'cpu_seconds' in run else row.hours
+        spent = run.get('seconds_training' if row.device == 'cuda' else 'cpu_seconds')
+        hours = row.hours if spent is None else spent/3600
         accuracy = run.get('accuracy', float('nan'))
         return dict(state=state, accuracy=accuracy, hours=round(hours, 2), device=row.device, asks=row.asks)
     return pd.DataFrame({k: line(o) for k,o in rows.items()}).T.rename_axis('record')
@@ -320,7 +334,9 @@ def _take_ended(running, work):
     "Take the rows that have ended out of `running` and say so; name -> last words of those that failed"
     failed = {}
     for name in [o for o,process in running.items() if process.poll() is not None]:
-        if running.pop(name).returncode: failed[name] = _last_words(work/f'{name}.log')
+        code = running.pop(name).returncode
+        if code > 0: failed[name] = _last_words(work/f'{name}.log')
+        if code < 0: failed[name] = f'ended by {signal.Signals(-code).name}'
         print(f'{name}  {"FAILED: " + failed[name] if name in failed else "done"}', flush=True)
     return failed
 
@@ -332,6 +348,7 @@ def _wanted(names, rows, device):
         if o not in rows:
             raise ConfigError(f'there is no row {o!r} in the list',
                               did_you_mean(o, rows, 'Names are in: tinycourse records'))
+        _needs_gpu(rows[o])
     return names or [k for k,o in rows.items() if o.device == device]
 
 def run_records(

@@ -45,7 +45,8 @@ class _Penalty(Callback):
             raise ConfigError(f'per is {per!r}', "Give 'step', or 'batch' to divide by the batch size")
         self.strength,self.which,self.per = strength,params,per
 
-    def before_fit(self): self.penalties = []
+    def before_fit(self):
+        if not self.learn.lock.locked(): self.penalties = []  # `validate` and `get_preds` lock it
     def after_loss(self):
         penalty = self.scale()*self.norm(penalty_params(plain_model(self.model), self.which))
         self.penalties.append(penalty.detach())

@@ -155,7 +155,7 @@ class RunSettings:
     arch:str='resnet18' # A name from `archs`
     stem:str|None=None # A name from `stems`; None for 'small' on a GPU, 'imagenet' on a CPU
     bs:int|None=None # Images in a joint batch; None for the recipe's, else 256, or 64 below 20,000 images
-    lr:float|None=None # Largest learning rate; None for the recipe's, in proportion to the batch
+    lr:float|None=None # Largest learning rate; None for the recipe's, in proportion to the batch unless it names one
     size:int|None=None # Pixels a side, 16 to 512; None for the files' own
     seed:int=0 # Of weights and batches, 0 to 2**32-1
     split:str='70/30' # '70/30' or 'official'
@@ -412,6 +412,21 @@ def _saved_settings(
     _check_same(saved, given)
     return dataclasses.replace(saved, **{k: v for k,v in given.items() if k in ('num_workers', 'pack')})
 
+def _chosen(learn):
+    "What a run leaves to the machine that begins it, and keeps on any other"
+    return dict(stem=learn.stem, amp=learn.precision, processes=num_distrib() or 1)
+
+def _as_begun(
+    s:RunSettings, # What the run is asked to do
+    state:dict|None # A checkpoint to go on from
+) -> RunSettings: # With the stem and the precision that the run began with
+    "Raises `ConfigError` for another number of processes"
+    began = dict(state['info'].get('chosen', {})) if state else {}  # which older checkpoints do not say
+    processes,now = began.pop('processes', None),num_distrib() or 1
+    if processes not in (None, now):
+        raise ConfigError(f'the run was started with {processes} processes, not {now}', 'Start as many')
+    return dataclasses.replace(s, **began)
+
 # %% ../nbs/api/17_train.ipynb #fb0c02b6
 class Interrupted(TinyCourseError): "The run was stopped by its user"
 
@@ -423,7 +438,8 @@ def _stoppable(learn, epochs, out):
         with handle_signals(end, 'SIGTERM'): yield
     except KeyboardInterrupt:
         saved = (out/'checkpoint.pth').exists()
-        cure = f'Continue with: tinycourse train --resume --out {out}' if saved else 'Nothing was saved yet'
+        again = f'Continue with: tinycourse train --resume --out {shlex.quote(str(out))}'
+        cure = again if saved else 'Nothing was saved yet'
         raise Interrupted(f'stopped after {len(learn.model_history.rows)} of {epochs} epochs', cure) from None
 
 def _fit(
@@ -435,7 +451,7 @@ def _fit(
 ):
     "Train with checkpoints, on from `state` if there is one; Ctrl-C ends in a `TinyCourseError` that says how to go on"
     start = state['epoch'] if state else 0
-    info = dict(settings=dataclasses.asdict(s), fingerprint=learn.dls.source['fingerprint'])
+    info = dict(settings=dataclasses.asdict(s), fingerprint=learn.dls.source['fingerprint'], chosen=_chosen(learn))
     keep = Checkpoint(out/'checkpoint.pth', info=info, resume=state)
     if start >= s.epochs: return keep.restore_end(learn)
     lines = plain_output()
@@ -507,7 +523,7 @@ def train_run(
     else:
         if out: _check_free(out)
         s = run_settings(**settings)
-    learn = _learner(s)
+    learn = _learner(_as_begun(s, state))
     if state and state['info']['fingerprint'] != learn.dls.source['fingerprint']:
         raise DataError('the data has changed since the run was started', 'Start a new run, or restore the data')
     if rank:  # the first process speaks and writes
@@ -518,6 +534,7 @@ def train_run(
     vars(learn.model_history)['path'] = out/'history.csv'  # fastai warns of an attribute that the learner has, too
     with run_lock(out), closing(tracker):
         if not resume: _check_free(out)  # another process may have been quicker
-        for left in out.glob('.checkpoint.pth.*'): left.unlink()  # of a process that was killed while it wrote
+        for name in run_files:
+            for left in out.glob(f'.{name}.*'): left.unlink()  # of a process that was killed while it wrote
         record = _train_and_report(learn, s, out, state, tracker)
     return dict(record, out=str(out))
