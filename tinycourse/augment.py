@@ -278,7 +278,9 @@ def _enough_streams(dl, epochs, n):
         streams = _streams(dl, epochs, n)
         counts = Counter(sum(streams, []))
         same = sum((o/epochs/n)**2 for o in counts.values())  # probability that two variants agree
-        if len(counts) == 1 or comb(len(streams), 2) * same**min(map(len, streams)) < 1e-4: return streams
+        pairs,shortest = comb(len(streams), 2),min(map(len, streams))
+        by_chance = pairs * same**shortest  # that any two streams are equal
+        if len(counts) == 1 or by_chance < 1e-4: return streams
         n *= 2
     raise ConfigError('too little varies to tell whether it is random', 'Raise the probabilities for this test')
 

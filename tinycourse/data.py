@@ -92,7 +92,7 @@ def _rows(
     n:int # Columns it must have
 ) -> list: # A list of `n` strings for each line
     "The lines of a Tiny ImageNet label file, split at tabs; raises `DataError` if it is missing or misshapen"
-    try: text = file.read_text(encoding='utf-8')
+    try: text = file.read_text(encoding='utf-8-sig')  # old programs on Windows begin a file with a mark
     except FileNotFoundError: raise DataError(f'{file} is missing', f'{_again}, or point to a whole tree') from None
     except PermissionError: raise DataError(f'{file} cannot be read', 'Ask its owner, or copy the data') from None
     except UnicodeDecodeError as e:

@@ -112,9 +112,10 @@ def _can_listen(host, port):
     try:
         family,_,_,_,address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
         socket.create_server(address, family=family).close()
-    except OSError as e:
+    except (OSError, UnicodeError) as e:
         at = f'{host} port {port}' if port else host
-        raise ConfigError(f'nothing can listen on {at}: {e.strerror}', 'Choose another --host or --port') from None
+        why = getattr(e, 'strerror', 'that is no name')
+        raise ConfigError(f'nothing can listen on {at}: {why}', 'Choose another --host or --port') from None
 
 def serve_demo(
     model:Predictor, # From `load_predictor`

@@ -181,7 +181,7 @@ def _is_root(path):
 def _parts(root, label):
     "Folder of images -> file that lists them: each class in the order of wnids.txt, else by name; then validation"
     if not (root/'wnids.txt').is_file(): return {o: o/'none' for o in _folders(root/'train')}
-    ids = (root/'wnids.txt').read_text(encoding='utf-8', errors='replace').split()
+    ids = (root/'wnids.txt').read_text(encoding='utf-8-sig', errors='replace').split()
     odd = [o for i,o in enumerate(ids) if not re.fullmatch(r'[\w-]+', o) or o in ids[:i]]
     words = f'has {odd[0]!r}, which is no class id or is there twice' if odd else 'is empty'
     if odd or not ids: raise DataError(f'wnids.txt of `{label}` {words}', 'It must hold one class id a line')

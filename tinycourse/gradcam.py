@@ -196,10 +196,10 @@ class GradCAM:
 
     def _keep(self, name, module, inputs, out):
         "The hook: remember the output; what follows gets a copy, so that no in-place layer can write over it"
+        if torch.is_tensor(out) and torch.is_grad_enabled() and not out.requires_grad:
+            out = out.detach().requires_grad_()
         self.kept[name] = out
-        if not torch.is_tensor(out): return
-        if torch.is_grad_enabled() and not out.requires_grad: self.kept[name] = out = out.detach().requires_grad_()
-        return out.clone()
+        return out.clone() if torch.is_tensor(out) else None
 
     def __call__(self,
         x:torch.Tensor, # Batch of normalized images, n x 3 x h x w, any size the model takes

@@ -233,7 +233,8 @@ def explore_schedule(
     if shape not in _shapes:
         raise ConfigError(f'shape is {shape!r}', did_you_mean(shape, _shapes, f'Give one of {", ".join(_shapes)}'))
     check_number('total', total, lambda o: isinstance(o, Integral) and o >= 10, 'Give a whole number, 10 or more')
-    climb = total//4 if climb is None else climb
+    total = int(total)  # it may be one of NumPy's, which JSON does not know
+    climb = total//4 if climb is None else int(climb)
     _check_sliders(total, high, div, climb, gamma)
     data = dict(total=total, shapes=_shapes, shape=shape, high=high, div=div, climb=climb, gamma=gamma)
     fig,ax = plt.subplots(figsize=(7,2.6), constrained_layout=True)

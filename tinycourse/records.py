@@ -314,8 +314,8 @@ def _next_row(todo, running, rows, work, dest, at_once):
     "The first row that may start now, or None"
     if len(running) >= at_once or any(rows[o].alone for o in running): return None
     for name in todo:
-        row = rows[name]
-        if not _unmet(row, rows, work, dest) and not (row.alone and running): return name
+        has_to_wait = _unmet(rows[name], rows, work, dest) or (rows[name].alone and running)
+        if not has_to_wait: return name
     return None
 
 def _report_progress(running, work, seen):

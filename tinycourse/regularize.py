@@ -169,6 +169,10 @@ class EMA(TrainingCallback):
         self.lent = state['lent']
 
 # %% ../nbs/api/10_regularize.ipynb #ad7ceaba
+def _for_each(share, batch):
+    "A number for each image, in a shape that multiplies the whole image"
+    return share.view(-1, *[1]*(batch.ndim-1))
+
 class _BatchMix(Callback):
     "Mix the images of a batch with each other, and the losses of both labels in the same proportion"
     run_valid = False
@@ -186,7 +190,7 @@ class _BatchMix(Callback):
         self.others = tuple(y[partner] for y in self.yb)
         self.by_loss = not self.y.is_floating_point()
         if self.by_loss: return
-        weight = share.view(-1, *[1]*(self.y.ndim-1)) if isinstance(share, torch.Tensor) else share
+        weight = _for_each(share, self.y) if isinstance(share, torch.Tensor) else share
         self.learn.yb = tuple(torch.lerp(other, y, weight) for other,y in zip(self.others, self.yb))
 
     def after_loss(self):
@@ -208,7 +212,7 @@ class BatchMixUp(_BatchMix):
         share = torch.maximum(drawn, 1-drawn)  # an image's own share is the larger one
         share = share.to(self.x.device, non_blocking=True)
         partner = self.partners()
-        self.learn.xb = tuple(torch.lerp(x[partner], x, share.view(-1, *[1]*(x.ndim-1))) for x in self.xb)
+        self.learn.xb = tuple(torch.lerp(x[partner], x, _for_each(share, x)) for x in self.xb)
         self.mix_targets(partner, share)
 
 class BatchCutMix(_BatchMix):

@@ -147,7 +147,9 @@ def _by_hand(rng, name):
     "Two masks at twice the size: where a drawn object is, and where it has its first colour"
     r,thick = rng.randint(28, 56),rng.randint(5, 16)
     u,v = _unsteady(rng, r)
-    if name in _hollow and rng.randint(3): mask = (whole := shapes[_hollow[name]](u, v)) & ~_inner(whole, thick)
+    if name in _hollow and rng.randint(3):
+        whole = shapes[_hollow[name]](u, v)
+        mask = whole & ~_inner(whole, thick)
     elif name in _lines and rng.randint(3) == 0:
         mask = np.any([_near_line(u, v, o, thick*500/r) for o in _lines[name]], 0)
         return mask,mask

@@ -132,6 +132,11 @@ class _Schedule(TrainingCallback):
         self.saved = state
 
 # %% ../nbs/api/08_schedule.ipynb #d7cc2881
+def _lowered(lr, scale, least):
+    "A learning rate after a plateau: scaled, but the scale does not lead below `least`"
+    if scale >= 1: return lr
+    return max(lr*scale, min(lr, least))
+
 class CyclicLR(_Schedule):
     """Let the learning rate rise and fall between `base_lr` and `max_lr`, and momentum fall and rise.
     The numbers are those of `torch.optim.lr_scheduler.CyclicLR`; Smith 2015, https://arxiv.org/abs/1506.01186.
@@ -196,8 +201,7 @@ class CyclicLR(_Schedule):
     ):
         "Set the optimizer to where the cycle is after `steps` steps"
         self.steps = steps
-        groups = zip(self.value('lr'), self.scale, self.floor)
-        self.opt.set_hyper('lr', [max(lr*s, min(lr, least)) if s < 1 else lr for lr,s,least in groups])
+        self.opt.set_hyper('lr', list(map(_lowered, self.value('lr'), self.scale, self.floor)))
         if self.cycle_momentum: self.opt.set_hyper('mom', self.value('mom'))
 
     def after_batch(self):
