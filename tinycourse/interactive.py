@@ -233,9 +233,9 @@ def explore_schedule(
     if shape not in _shapes:
         raise ConfigError(f'shape is {shape!r}', did_you_mean(shape, _shapes, f'Give one of {", ".join(_shapes)}'))
     check_number('total', total, lambda o: isinstance(o, Integral) and o >= 10, 'Give a whole number, 10 or more')
-    total = int(total)  # it may be one of NumPy's, which JSON does not know
-    climb = total//4 if climb is None else int(climb)
+    climb = total//4 if climb is None else climb
     _check_sliders(total, high, div, climb, gamma)
+    total,climb = int(total),int(climb)  # they may be NumPy's, which JSON does not know
     data = dict(total=total, shapes=_shapes, shape=shape, high=high, div=div, climb=climb, gamma=gamma)
     fig,ax = plt.subplots(figsize=(7,2.6), constrained_layout=True)
     ax.plot([_rate(shape, o, total, high/div, high, climb, gamma) for o in range(total)], color=accent_colour)
